@@ -1,0 +1,45 @@
+"""GatewayState: all that a gateway is told by the controller. Values only, at one revision."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serving.routing import RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    """Bounds that a gateway keeps for itself, whoever stands in front of it. Sizes in bytes, times in seconds."""
+
+    max_header_bytes: int = 64 * 1024
+    max_body_bytes: int = 1 << 30
+    max_json_bytes: int = 64 << 20
+    header_timeout_s: float = 15.0
+    body_timeout_s: float = 60.0
+    idle_timeout_s: float = 600.0
+    max_connections: int = 8192
+    max_inflight_requests: int = 16384
+    max_inflight_bytes: int = 2 << 30
+    request_timeout_s: float = 300.0
+    """An answer that takes longer is DEADLINE_EXCEEDED, whatever the client asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """Routes, limits and names. A gateway keeps the last one while the controller is away."""
+
+    routes: RouteTable = RouteTable()
+    limits: GatewayLimits = GatewayLimits()
+    server_name: str = "serving"
+
+    @property
+    def revision(self) -> int:
+        return self.routes.revision
+
+    def to_json(self) -> dict[str, Any]:
+        return {"routes": self.routes.to_json(), "limits": asdict(self.limits), "server_name": self.server_name}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> GatewayState:
+        return cls(RouteTable.from_json(value["routes"]), GatewayLimits(**value["limits"]), value["server_name"])
