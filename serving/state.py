@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from serving.routing import RouteTable
@@ -29,8 +29,8 @@ class GatewayLimits:
 class GatewayState:
     """Routes, limits and names. A gateway keeps the last one while the controller is away."""
 
-    routes: RouteTable = RouteTable()
-    limits: GatewayLimits = GatewayLimits()
+    routes: RouteTable = field(default_factory=RouteTable)
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
     server_name: str = "serving"
 
     @property

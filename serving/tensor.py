@@ -165,9 +165,7 @@ def decode_bytes_tensor(data: bytes | memoryview, count: int, name: str = "", mo
         size = int.from_bytes(view[at : at + 4], "little")
         at += 4
         if at + size > end:
-            raise InvalidArgument(
-                f"incomplete string data {where}, expecting string of length {size} but only {end - at} bytes available"
-            )
+            raise InvalidArgument(f"incomplete string data {where}, expecting string of length {size} but only {end - at} bytes available")
         out[n] = bytes(view[at : at + size])
         at += size
         n += 1

@@ -29,7 +29,7 @@ from serving.errors import DecodeError
 HEADER = Struct("<BBHIQ")
 HEADER_BYTES = HEADER.size
 REQUEST = Struct("<IIQQBBHI")
-"""key · layout id · budget_us (time left to the deadline, 0 = none) · payload_bytes · priority · flags · attempt · timeout_us (in the queue)"""
+"""key · layout id · budget_us (time to the deadline, 0 = none) · payload_bytes · priority · flags · attempt · timeout_us (queue)"""
 RESPONSE = Struct("<IIQIIIBBH")
 """key · layout id · payload_bytes · queue_us · compute_us · batch_rows · code · flags · retry_after_ms"""
 KEY = Struct("<I")
