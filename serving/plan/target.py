@@ -1,0 +1,105 @@
+"""Target: what should run. Frozen values that the YAML is lowered to and the store keeps as revisions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from serving.hosting import HostPlan, VersionPlan
+from serving.routing import RouteTable
+from serving.state import GatewayLimits
+
+EdgeMode = Literal["auto", "always", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What belongs to the engine and to no model.
+
+    gateways   processes that speak REST and gRPC
+    edge       auto: gRPC goes through it, REST does not; always: both do; off: no edge and so no gRPC
+    """
+
+    gateways: int = 1
+    edge: EdgeMode = "auto"
+    server_name: str = "serving"
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**{**value, "limits": GatewayLimits(**value["limits"])})
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentTarget:
+    """One ModelVersion on replicas.
+
+    plan              what each replica holds
+    replicas          processes
+    cpus, gpus        of one replica, as handed to Ray; a gpu may be a fraction
+    accelerator_type  Ray's name of the accelerator ("A100"), or ""
+    labels            labels that the node must have
+    digest            of the contents of the artefact and the weights; a file edited in place is a new one
+    """
+
+    plan: VersionPlan
+    replicas: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    accelerator_type: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.plan.key
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan": HostPlan((self.plan,)).to_json()["versions"][0],
+            "replicas": self.replicas,
+            "cpus": self.cpus,
+            "gpus": self.gpus,
+            "accelerator_type": self.accelerator_type,
+            "labels": dict(self.labels),
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        plan = HostPlan.from_json({"versions": [value["plan"]], "revision": 0}).versions[0]
+        return cls(**{**value, "plan": plan, "labels": dict(value["labels"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Everything that should run. Each key stands once in `deployments`; each version of a route is one of them.
+
+    routes        at revision 0: the controller numbers what it publishes
+    descriptions  words for people, by model name ("mlp") and by version key ("mlp/2")
+    """
+
+    settings: EngineSettings = field(default_factory=EngineSettings)
+    deployments: tuple[DeploymentTarget, ...] = ()
+    routes: RouteTable = field(default_factory=RouteTable)
+    descriptions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings.to_json(),
+            "deployments": [d.to_json() for d in self.deployments],
+            "routes": self.routes.to_json(),
+            "descriptions": dict(self.descriptions),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(
+            EngineSettings.from_json(value["settings"]),
+            tuple(DeploymentTarget.from_json(d) for d in value["deployments"]),
+            RouteTable.from_json(value["routes"]),
+            dict(value["descriptions"]),
+        )
