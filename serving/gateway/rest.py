@@ -1,0 +1,175 @@
+"""The REST face: which path means what, and the way of one REST prediction. Paths and bodies follow `protocol/`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.errors import Code, NotFound, ServingError, from_code
+from serving.gateway.head import Action, Head
+from serving.gateway.http import HttpConnection
+from serving.gateway.service import Call, Served, Service
+from serving.inference import Buffer, InferResponse
+from serving.names import version_name
+from serving.protocol.compression import compress, decompress, response_encoding
+from serving.protocol.metadata import model_metadata, model_ready, server_live, server_metadata, server_ready
+from serving.protocol.status import error_json
+
+JSON = b"application/json"
+MAX_CACHED_ANSWERS = 4096
+
+
+class RestApi:
+    """Finds the action of a request and runs it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._answer_heads: dict[tuple[int | None, int], bytes] = {}
+
+    def route(self, head: Head) -> Action:
+        """Return the action for the method and path of `head`; unknown ones get an action that says so."""
+        parts = head.path.split("/")[1:]
+        if parts and parts[-1] == "":
+            parts.pop()
+        match parts:
+            case ["v2"]:
+                return _get(head, self._metadata)
+            case ["v2", "health", "live"]:
+                return _get(head, self._live)
+            case ["v2", "health", "ready"]:
+                return _get(head, self._ready)
+            case ["edge", "health"]:
+                return _get(head, self._edge_health)
+            case ["v2", "models", model, *rest] if model:
+                return self._model(head, model, rest)
+        return _NOT_FOUND
+
+    def _model(self, head: Head, model: str, rest: list[str]) -> Action:
+        version = ""
+        match rest:
+            case ["versions", version, *rest]:
+                try:
+                    version_name(version)
+                except ServingError as error:
+                    return _failing(error)
+            case _:
+                pass
+        match rest:
+            case []:
+                return _get(head, lambda connection: self._model_metadata(connection, model, version))
+            case ["ready"]:
+                return _get(head, lambda connection: self._model_ready(connection, model, version))
+            case ["infer"]:
+                return _post(head, Action(lambda connection, head, body: self._infer(connection, head, body, model, version), self._answer))
+        return _NOT_FOUND
+
+    # Predictions ---------------------------------------------------------------------------------------------------
+
+    def _infer(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
+        service = self._service
+        served = service.resolve(model, version)
+        if head.content_encoding:
+            body = decompress(body, head.content_encoding, service.limits.max_body_bytes)
+        request, plan = served.rest.decode(body, head.inference_header_length)
+        connection.work = service.submit(served, request, connection, plan, "rest")
+
+    def _answer(self, connection: HttpConnection, call: Call, response: InferResponse) -> None:
+        if response.code is not Code.OK:
+            connection.fail(from_code(response.code, response.message, response.retry_after_s))
+            return
+        try:
+            parts, header_length = call.served.rest.encode(call.plan, response)
+        except ServingError as error:
+            connection.fail(error)
+            return
+        accept = connection.head.accept_encoding
+        if accept and (encoding := response_encoding(accept)):
+            self._answer_compressed(connection, parts, header_length, encoding)
+            return
+        total = 0
+        for part in parts:
+            total += len(part)
+        key = (header_length, total)
+        head = self._answer_heads.get(key)
+        if head is None:
+            head = self._answer_head(key)
+        connection.write_answer(head, parts, total)
+
+    def _answer_head(self, key: tuple[int | None, int], extra: bytes = b"") -> bytes:
+        header_length, total = key
+        if header_length is None:
+            kind = b"Content-Type: application/json\r\n"
+        else:
+            kind = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n" % header_length
+        head = b"HTTP/1.1 200 OK\r\n%s%sContent-Length: %d\r\n\r\n" % (kind, extra, total)
+        if not extra:
+            if len(self._answer_heads) >= MAX_CACHED_ANSWERS:
+                self._answer_heads.clear()
+            self._answer_heads[key] = head
+        return head
+
+    def _answer_compressed(self, connection: HttpConnection, parts: list[Buffer], header_length: int | None, encoding: bytes) -> None:
+        body = compress(parts, encoding)
+        head = self._answer_head((header_length, len(body)), b"Content-Encoding: %s\r\n" % encoding)
+        connection.write_answer(head, [body], len(body))
+
+    # Health and metadata -------------------------------------------------------------------------------------------
+
+    def _live(self, connection: HttpConnection) -> None:
+        connection.respond(200, JSON, server_live(True))
+
+    def _ready(self, connection: HttpConnection) -> None:
+        ready = self._service.ready
+        connection.respond(200 if ready else 503, JSON, server_ready(ready))
+
+    def _edge_health(self, connection: HttpConnection) -> None:
+        if not connection.trusted:
+            connection.respond(404, JSON, error_json("Not Found"))
+            return
+        taking = not connection.host.draining
+        connection.respond(200 if taking else 503, JSON, b"{}")
+
+    def _metadata(self, connection: HttpConnection) -> None:
+        connection.respond(200, JSON, server_metadata(self._service.server_name))
+
+    def _model_metadata(self, connection: HttpConnection, model: str, version: str) -> None:
+        served = self._service.resolve(model, version)
+        connection.respond(200, JSON, model_metadata(model, self.versions_of(served, version), served.platform, served.signature))
+
+    def _model_ready(self, connection: HttpConnection, model: str, version: str) -> None:
+        try:
+            ready = self._service.resolve(model, version).ready
+        except NotFound:
+            raise
+        except ServingError:
+            ready = False
+        if ready:
+            connection.respond(200, JSON, model_ready(model, True))
+        else:
+            connection.respond(400, JSON, error_json("Model version not ready"))
+
+    def versions_of(self, served: Served, version: str) -> list[str]:
+        """Return the versions that metadata lists: the one asked for, or all ready ones of the model."""
+        if version:
+            return [version]
+        for route, versions in self._service.models():
+            if route.endpoint == served.model:
+                return sorted((v for v, s in versions.items() if s is not None and s.ready), key=int)
+        return [served.version]
+
+
+def _get(head: Head, run: Any) -> Action:
+    if head.method not in (b"GET", b"HEAD"):
+        return _WRONG_METHOD
+    return Action(lambda connection, head, body: run(connection))
+
+
+def _post(head: Head, action: Action) -> Action:
+    return action if head.method == b"POST" else _WRONG_METHOD
+
+
+def _failing(error: ServingError) -> Action:
+    return Action(lambda connection, head, body: connection.fail(error))
+
+
+_NOT_FOUND = Action(lambda connection, head, body: connection.respond(404, JSON, error_json("Not Found")))
+_WRONG_METHOD = Action(lambda connection, head, body: connection.respond(405, JSON, error_json("Method Not Allowed")))

@@ -1,0 +1,220 @@
+"""GatewayServer: a gateway in a thread of its own: listeners, connections, time-outs, draining. Knows no Ray and no keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+import uvloop
+
+from serving.errors import Unavailable
+from serving.gateway.grpc import GrpcApi
+from serving.gateway.head import Action, Head, HeadCache
+from serving.gateway.http import HttpConnection
+from serving.gateway.peers import PeerAddress
+from serving.gateway.rest import RestApi
+from serving.gateway.service import Service
+from serving.gateway.tally import Tally
+from serving.state import GatewayLimits, GatewayState
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.5
+LINGER_S = 5.0
+"""How long a draining gateway leaves idle connections open, so that their next request still gets its answer."""
+QUIET_S = 0.4
+"""A draining gateway leaves when no request has come for this long: the edge needs two health checks to look elsewhere."""
+
+
+class GatewayServer:
+    """One gateway. All public methods may be called from any thread."""
+
+    def __init__(self, name: str, run_dir: str) -> None:
+        self.name = name
+        self.run_dir = run_dir
+        self._loop = uvloop.new_event_loop()
+        self._servers: dict[int, asyncio.Server] = {}
+        self._last_listener = 0
+        self._host: _Host | None = None
+        self._thread = threading.Thread(target=self._run, name=f"gateway-{name}", daemon=True)
+
+    def start(self, listeners: list[socket.socket]) -> None:
+        """Begin to accept. TCP listeners get REST, Unix listeners what the edge forwards; their descriptors become ours."""
+        self._thread.start()
+        self._call(self._begin(listeners))
+
+    def listen(self, listener: socket.socket) -> int:
+        """Accept on one more listener; returns a number for `unlisten`."""
+        return self._call(self._listen(listener))
+
+    def unlisten(self, number: int) -> None:
+        """Accept on it no longer. Its connections stay."""
+        self._call(self._unlisten(number))
+
+    def apply(self, state: GatewayState) -> int:
+        """Take over routes and limits; returns the revision now in force. An older state changes nothing."""
+        return self._call(self._apply(state))
+
+    def set_peers(self, peers: dict[str, list[PeerAddress]]) -> None:
+        """Take over where the replicas of each version key are."""
+        self._loop.call_soon_threadsafe(self._set_peers, peers)
+
+    def report(self) -> list[Any]:
+        """Return the samples of this gateway (see Metrics in serving/README.md)."""
+        return self._call(self._report())
+
+    def healthy(self, timeout_s: float = 5.0) -> None:
+        """Return when the loop turns. Raises Unavailable where it does not within the time."""
+        turned = threading.Event()
+        self._loop.call_soon_threadsafe(turned.set)
+        if not turned.wait(timeout_s):
+            raise Unavailable(f"the loop of gateway {self.name} has not turned for {timeout_s:g} s")
+
+    def ready(self) -> bool:
+        """True when every routed version has a replica that said hello."""
+        return self._host is not None and self._host.service.ready
+
+    def drain(self, timeout_s: float) -> None:
+        """Say that we leave, answer what is under way and what still comes on open connections, then close."""
+        self._call(self._drain(timeout_s), timeout_s + 10.0)
+
+    def stop(self) -> None:
+        """Close everything at once and end the thread."""
+        if self._thread.is_alive():
+            self._call(self._close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5.0)
+
+    # In the loop's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def _call(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float = 30.0) -> Any:
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result(timeout_s)
+
+    async def _begin(self, listeners: list[socket.socket]) -> None:
+        self._host = _Host(self._loop, self.name)
+        self._host.tick()
+        for listener in listeners:
+            await self._listen(listener)
+
+    async def _listen(self, listener: socket.socket) -> int:
+        host = self._host
+        assert host is not None
+        listener.setblocking(False)
+        if listener.family == socket.AF_UNIX:
+            server = await self._loop.create_unix_server(lambda: HttpConnection(host, True), sock=listener)  # type: ignore[arg-type, return-value]
+        else:
+            server = await self._loop.create_server(lambda: HttpConnection(host, False), sock=listener)  # type: ignore[arg-type, return-value]
+        self._last_listener += 1
+        self._servers[self._last_listener] = server
+        return self._last_listener
+
+    async def _unlisten(self, number: int) -> None:
+        server = self._servers.pop(number, None)
+        if server is not None:
+            server.close()
+
+    async def _apply(self, state: GatewayState) -> int:
+        assert self._host is not None
+        return self._host.apply(state)
+
+    def _set_peers(self, peers: dict[str, list[PeerAddress]]) -> None:
+        assert self._host is not None
+        self._host.service.set_peers(peers)
+
+    async def _report(self) -> list[Any]:
+        assert self._host is not None
+        return self._host.tally.samples()
+
+    async def _drain(self, timeout_s: float) -> None:
+        host = self._host
+        assert host is not None
+        host.draining = True
+        host.grpc.drain()
+        start = self._loop.time()
+        for number, server in list(self._servers.items()):
+            # Connections in the queue of the TCP listener wait there for the successor; the edge goes on until its check fails.
+            if server.sockets and server.sockets[0].family != socket.AF_UNIX:
+                await self._unlisten(number)
+        while (now := self._loop.time()) < start + timeout_s:
+            busy = any(c.busy for c in host.connections)
+            quiet = now - host.last_request > QUIET_S and now - start > QUIET_S
+            if not busy and quiet and (now - start > min(LINGER_S, timeout_s / 2) or not host.connections_of_clients()):
+                break
+            await asyncio.sleep(0.05)
+        await host.service.drain(max(0.1, start + timeout_s - self._loop.time()))
+        await self._close()
+
+    async def _close(self) -> None:
+        for number in list(self._servers):
+            await self._unlisten(number)
+        if self._host is not None:
+            for connection in list(self._host.connections):
+                if not connection.close_if_idle():
+                    connection.abort()
+            self._host.close()
+
+
+class _Host:
+    """What connections share (`http.Host`). Lives in the loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self._loop = loop
+        self._now = loop.time()
+        self._tick: asyncio.TimerHandle | None = None
+        self.limits = GatewayLimits()
+        self.draining = False
+        self.last_request = 0.0
+        self.connections: set[HttpConnection] = set()
+        self.tally = Tally()
+        self.service = Service(self.tally, self.limits, loop)
+        self.rest = RestApi(self.service)
+        self.grpc = GrpcApi(self.service, self)
+        self.heads = HeadCache(self._route)
+
+    def now(self) -> float:
+        return self._now
+
+    def note_request(self) -> None:
+        self.last_request = self._loop.time()
+
+    def _route(self, head: Head) -> Action:
+        if head.method == b"POST" and head.headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            return self.grpc.route(head)
+        return self.rest.route(head)
+
+    def apply(self, state: GatewayState) -> int:
+        self.limits = state.limits
+        revision = self.service.apply(state)
+        self.heads.clear()
+        self.grpc.watch()
+        return revision
+
+    def tick(self) -> None:
+        """Advance the clock and look after connections that keep us waiting."""
+        self._now = now = self._loop.time()
+        limits = self.limits
+        for connection in list(self.connections):
+            connection.check_time(now, limits)
+        self.grpc.watch()
+        self._tick = self._loop.call_later(TICK_S, self.tick)
+
+    def connections_of_clients(self) -> bool:
+        return any(not c.trusted for c in self.connections)
+
+    def close(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+        self.service.close()
+
+
