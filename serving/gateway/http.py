@@ -47,7 +47,7 @@ class BodyReader(Protocol):
 
     def body(self, parts: list[bytes | memoryview]) -> None: ...
 
-    def end(self) -> None: ...
+    def requests_end(self) -> None: ...
 
     def writable(self, yes: bool) -> None: ...
 
@@ -244,14 +244,7 @@ class HttpConnection:
                 size = -1
             if size > 0 and line + 2 + size + 7 == len(data) and data[at] not in b"+-_ " and b"_" not in data[at:line]:
                 body = memoryview(data)[line + 2 : line + 2 + size]
-                if head.action.streams:
-                    self._open_stream(head)
-                    if self.reader is not None:
-                        self.reader.body([body])
-                    if self.reader is not None:
-                        self.reader.end()
-                else:
-                    self._dispatch(head, body)
+                self._dispatch(head, body)
                 return
         if head.expect_continue:
             self._transport.write(CONTINUE)
@@ -288,7 +281,7 @@ class HttpConnection:
         self._chunked = None
         self._rest = decoder.rest
         if reader is not None:
-            reader.end()
+            reader.requests_end()
         elif self.head is not None:
             parts = decoder.parts
             self._dispatch(self.head, parts[0] if len(parts) == 1 else b"".join(parts))
@@ -298,6 +291,10 @@ class HttpConnection:
         self.waiting = "answer"
         try:
             head.action.run(self, head, body)
+            if self.reader is not None:
+                self.reader.body([memoryview(body)])
+            if self.reader is not None:
+                self.reader.requests_end()
         except ServingError as error:
             self.fail(error)
 
@@ -312,7 +309,7 @@ class HttpConnection:
         length = len(body)
         if self.head is not None and self.head.method == b"HEAD":
             body = b""
-        close = close or self._closes()
+        close = close or self.closes()
         lines = [
             b"HTTP/1.1 %d %s\r\n" % (status, _REASONS.get(status, b"Status")),
             b"Content-Type: %s\r\n" % content_type if length else b"",
@@ -335,11 +332,8 @@ class HttpConnection:
     def _refuse(self, status: int, text: str) -> None:
         self.respond(status, b"application/json", error_json(text), close=True)
 
-    def write_answer(self, head: bytes, parts: list[Buffer], total: int) -> None:
-        """Write an answer whose head says its length; `parts` are `total` bytes. The hot path of every prediction."""
-        close = self._closes()
-        if close:
-            head = head[:-2] + b"Connection: close\r\n\r\n"
+    def write_answer(self, head: bytes, parts: list[Buffer], total: int, close: bool) -> None:
+        """Write a whole answer: `head` says length and `close`, `parts` are about `total` bytes. The hot path of every prediction."""
         if total <= SMALL_BYTES:
             self._transport.write(b"".join((head, *parts)))
         else:
@@ -352,9 +346,10 @@ class HttpConnection:
 
     def finish(self, close: bool = False) -> None:
         """The answer of a stream is complete."""
-        self._finish(close or self._closes())
+        self._finish(close or self.closes())
 
-    def _closes(self) -> bool:
+    def closes(self) -> bool:
+        """True when the connection ends with this answer; the answer must then say so."""
         if self.host.draining:
             self.host.note_request()
             return True

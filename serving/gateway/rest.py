@@ -7,7 +7,7 @@ from typing import Any
 from serving.errors import Code, NotFound, ServingError, from_code
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
-from serving.gateway.service import Call, Served, Service
+from serving.gateway.service import Call, Service
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
 from serving.protocol.compression import compress, decompress, response_encoding
@@ -23,7 +23,7 @@ class RestApi:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._answer_heads: dict[tuple[int | None, int], bytes] = {}
+        self._answer_heads: dict[tuple[int | None, int, bool], bytes] = {}
 
     def route(self, head: Head) -> Action:
         """Return the action for the method and path of `head`; unknown ones get an action that says so."""
@@ -88,20 +88,23 @@ class RestApi:
         total = 0
         for part in parts:
             total += len(part)
-        key = (header_length, total)
+        close = connection.closes()
+        key = (header_length, total, close)
         head = self._answer_heads.get(key)
         if head is None:
             head = self._answer_head(key)
-        connection.write_answer(head, parts, total)
+        connection.write_answer(head, parts, total, close)
 
-    def _answer_head(self, key: tuple[int | None, int], extra: bytes = b"") -> bytes:
-        header_length, total = key
+    def _answer_head(self, key: tuple[int | None, int, bool], extra: bytes = b"") -> bytes:
+        header_length, total, close = key
+        if close:
+            extra += b"Connection: close\r\n"
         if header_length is None:
             kind = b"Content-Type: application/json\r\n"
         else:
             kind = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n" % header_length
         head = b"HTTP/1.1 200 OK\r\n%s%sContent-Length: %d\r\n\r\n" % (kind, extra, total)
-        if not extra:
+        if b"Encoding" not in extra:
             if len(self._answer_heads) >= MAX_CACHED_ANSWERS:
                 self._answer_heads.clear()
             self._answer_heads[key] = head
@@ -109,8 +112,9 @@ class RestApi:
 
     def _answer_compressed(self, connection: HttpConnection, parts: list[Buffer], header_length: int | None, encoding: bytes) -> None:
         body = compress(parts, encoding)
-        head = self._answer_head((header_length, len(body)), b"Content-Encoding: %s\r\n" % encoding)
-        connection.write_answer(head, [body], len(body))
+        close = connection.closes()
+        head = self._answer_head((header_length, len(body), close), b"Content-Encoding: %s\r\n" % encoding)
+        connection.write_answer(head, [body], len(body), close)
 
     # Health and metadata -------------------------------------------------------------------------------------------
 
@@ -133,7 +137,8 @@ class RestApi:
 
     def _model_metadata(self, connection: HttpConnection, model: str, version: str) -> None:
         served = self._service.resolve(model, version)
-        connection.respond(200, JSON, model_metadata(model, self.versions_of(served, version), served.platform, served.signature))
+        versions = [version] if version else self._service.ready_versions(model)
+        connection.respond(200, JSON, model_metadata(model, versions, served.platform, served.signature))
 
     def _model_ready(self, connection: HttpConnection, model: str, version: str) -> None:
         try:
@@ -146,15 +151,6 @@ class RestApi:
             connection.respond(200, JSON, model_ready(model, True))
         else:
             connection.respond(400, JSON, error_json("Model version not ready"))
-
-    def versions_of(self, served: Served, version: str) -> list[str]:
-        """Return the versions that metadata lists: the one asked for, or all ready ones of the model."""
-        if version:
-            return [version]
-        for route, versions in self._service.models():
-            if route.endpoint == served.model:
-                return sorted((v for v, s in versions.items() if s is not None and s.ready), key=int)
-        return [served.version]
 
 
 def _get(head: Head, run: Any) -> Action:

@@ -179,7 +179,7 @@ class _Host:
         self.tally = Tally()
         self.service = Service(self.tally, self.limits, loop)
         self.rest = RestApi(self.service)
-        self.grpc = GrpcApi(self.service, self)
+        self.grpc = GrpcApi(self.service)
         self.heads = HeadCache(self._route)
 
     def now(self) -> float:

@@ -1,0 +1,171 @@
+"""The gRPC face, as the edge hands it on: HTTP/1.1 POSTs with length-prefixed messages in, chunked bodies with trailers out.
+
+Unary calls take the same way as REST. Streams are in `stream.py`. No grpc import: frames and messages come from `protocol/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupported, from_code
+from serving.gateway.head import Action, Head
+from serving.gateway.http import HttpConnection
+from serving.gateway.service import Call, Service
+from serving.gateway.stream import InferStream, WatchStream
+from serving.inference import Buffer, InferResponse
+from serving.protocol import messages
+from serving.protocol.grpc import split
+from serving.protocol.grpc_frame import decompress_message, parse_timeout, percent_encode
+from serving.protocol.status import grpc_status
+
+INFERENCE = "/inference.GRPCInferenceService/"
+HEALTH = "/grpc.health.v1.Health/"
+HEALTH_NAMES = ("", "inference.GRPCInferenceService")
+
+_START = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
+_END_OK = b"\r\n0\r\ngrpc-status: 0\r\n\r\n"
+MAX_CACHED_HEADS = 4096
+
+
+class GrpcApi:
+    """Finds the method of a call and runs it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._heads: dict[tuple[int, bool], bytes] = {}
+        self._streams: set[InferStream | WatchStream] = set()
+        self._unary: dict[str, Callable[[memoryview], bytes]] = {
+            INFERENCE + "ServerLive": lambda message: messages.server_live(True),
+            INFERENCE + "ServerReady": lambda message: messages.server_ready(self._service.ready),
+            INFERENCE + "ServerMetadata": lambda message: messages.server_metadata(self._service.server_name),
+            INFERENCE + "ModelReady": self._model_ready,
+            INFERENCE + "ModelMetadata": self._model_metadata,
+            HEALTH + "Check": self._health_check,
+        }
+
+    def route(self, head: Head) -> Action:
+        """Return the action of a method's path; unknown ones answer UNIMPLEMENTED."""
+        path = head.path
+        if path == INFERENCE + "ModelInfer":
+            return Action(self._infer, self._answer, fail)
+        if path == INFERENCE + "ModelStreamInfer":
+            return Action(self._open_infer_stream, None, fail, streams=True)
+        if path == HEALTH + "Watch":
+            return Action(self._open_watch, None, fail)
+        run = self._unary.get(path)
+        if run is None:
+            return Action(lambda connection, head, body: fail(connection, Unsupported(f"method {path} is not there")), None, fail)
+        return Action(lambda connection, head, body: self._reply(connection, run(self._message(head, body))), None, fail)
+
+    # Predictions ---------------------------------------------------------------------------------------------------
+
+    def _infer(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
+        service = self._service
+        asked = split(self._message(head, body))
+        served = service.resolve(asked.model, asked.version)
+        request, plan = served.grpc.decode(asked)
+        if connection.grpc_timeout:
+            request.deadline = monotonic() + parse_timeout(connection.grpc_timeout)
+        connection.work = service.submit(served, request, connection, plan, "grpc")
+
+    def _answer(self, connection: HttpConnection, call: Call, response: InferResponse) -> None:
+        if response.code is not Code.OK:
+            fail(connection, from_code(response.code, response.message, response.retry_after_s))
+            return
+        try:
+            parts = call.served.grpc.encode(call.plan, response)
+        except ServingError as error:
+            fail(connection, error)
+            return
+        total = 0
+        for part in parts:
+            total += len(part)
+        close = connection.closes()
+        head = self._heads.get((total, close))
+        if head is None:
+            head = self._unary_head(total, close)
+        parts.append(_END_OK)
+        connection.write_answer(head, parts, total, close)
+
+    def _unary_head(self, total: int, close: bool) -> bytes:
+        """Return all bytes before a message of `total` bytes: HTTP head, chunk size, gRPC prefix."""
+        start = _START + b"connection: close\r\n" if close else _START
+        head = start + b"\r\n%x\r\n\0" % (total + 5) + total.to_bytes(4, "big")
+        if len(self._heads) >= MAX_CACHED_HEADS:
+            self._heads.clear()
+        self._heads[total, close] = head
+        return head
+
+    def _reply(self, connection: HttpConnection, message: bytes) -> None:
+        close = connection.closes()
+        connection.write_answer(self._unary_head(len(message), close), [message, _END_OK], len(message), close)
+
+    def _message(self, head: Head, body: Buffer) -> memoryview:
+        """Return the one message of a unary call. Raises DecodeError where the body is not exactly one."""
+        view = memoryview(body)
+        if len(view) < 5 or int.from_bytes(view[1:5], "big") != len(view) - 5:
+            raise DecodeError(f"a unary call carries one message with a 5-byte prefix, got a body of {len(view)} bytes")
+        if view[0]:
+            encoding = head.headers.get(b"grpc-encoding", b"identity")
+            return memoryview(decompress_message(view[5:], encoding, self._service.limits.max_body_bytes))
+        return view[5:]
+
+    # Streams -------------------------------------------------------------------------------------------------------
+
+    def _open_infer_stream(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
+        InferStream(self._service, connection, head, self._streams)
+
+    def _open_watch(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
+        name = messages.health_request(self._message(head, body))
+        WatchStream(connection, self._streams, self._health, name)
+
+    def _health(self, name: str) -> str:
+        if name not in HEALTH_NAMES:
+            return "SERVICE_UNKNOWN"
+        return "SERVING" if self._service.ready else "NOT_SERVING"
+
+    def watch(self) -> None:
+        """Tell the watchers of health what has changed (called about twice a second and after each new state)."""
+        for stream in list(self._streams):
+            if isinstance(stream, WatchStream):
+                stream.update()
+
+    def drain(self) -> None:
+        """End all streams: each gets the answers to what it sent, then UNAVAILABLE."""
+        for stream in list(self._streams):
+            stream.drain()
+
+    # Health and metadata -------------------------------------------------------------------------------------------
+
+    def _health_check(self, message: memoryview) -> bytes:
+        status = self._health(messages.health_request(message))
+        if status == "SERVICE_UNKNOWN":
+            raise NotFound("no such service; try '' or 'inference.GRPCInferenceService'")
+        return messages.health_response(status)
+
+    def _model_ready(self, message: memoryview) -> bytes:
+        model, version = messages.model_request(message)
+        try:
+            ready = self._service.resolve(model, version).ready
+        except ServingError:
+            ready = False
+        return messages.model_ready(ready)
+
+    def _model_metadata(self, message: memoryview) -> bytes:
+        model, version = messages.model_request(message)
+        served = self._service.resolve(model, version)
+        versions = [version] if version else self._service.ready_versions(model)
+        return messages.model_metadata(model, versions, served.platform, served.signature)
+
+
+def fail(connection: HttpConnection, error: ServingError) -> None:
+    """Answer with a status and no message (trailers only)."""
+    close = connection.closes()
+    lines = [
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n",
+        b"grpc-status: %d\r\ngrpc-message: %s\r\n" % (grpc_status(error.code), percent_encode(error.message)),
+        b"grpc-retry-pushback-ms: %d\r\n" % (error.retry_after_s * 1000) if error.retry_after_s else b"",
+        b"connection: close\r\n\r\n" if close else b"\r\n",
+    ]
+    connection.write_answer(b"".join(lines), [], 0, close)
