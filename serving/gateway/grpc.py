@@ -23,7 +23,9 @@ INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/"
 HEALTH_NAMES = ("", "inference.GRPCInferenceService")
 
-_START = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
+_START = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
+)
 _END_OK = b"\r\n0\r\ngrpc-status: 0\r\n\r\n"
 MAX_CACHED_HEADS = 4096
 

@@ -326,7 +326,9 @@ class HttpConnection:
         if self.head is not None and self.head.action.fail is not None and not close:
             self.head.action.fail(self, error)
             return
-        extra = b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s)) if error.retry_after_s or http_status(error.code) == 503 else b""
+        extra = (
+            b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s)) if error.retry_after_s or http_status(error.code) == 503 else b""
+        )
         self.respond(http_status(error.code), b"application/json", error_json(error.message), extra, close)
 
     def _refuse(self, status: int, text: str) -> None:
@@ -478,4 +480,3 @@ class _BodySink(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         pass
-

@@ -216,5 +216,3 @@ class _Host:
         if self._tick is not None:
             self._tick.cancel()
         self.service.close()
-
-
