@@ -1,0 +1,274 @@
+"""RestCodec: Open Inference REST, JSON and binary tensors, for one served version.
+
+A request whose tensors are all binary is known by the bytes of its JSON header: the second of its kind costs a slice,
+a dict look-up and a length check. Where headers differ in their `id` alone, they share what was read.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serving.errors import DecodeError, InvalidArgument, SignatureMismatch
+from serving.inference import Buffer, InferRequest, InferResponse, Layout
+from serving.protocol import json_tensor
+from serving.protocol.check import Accepted, Contract
+from serving.protocol.json_text import parse
+from serving.protocol.recent import Recent
+from serving.protocol.rest_answer import RestAnswer
+from serving.protocol.rest_request import Declared
+from serving.tensor import ANY, DType, Signature
+
+MAX_JSON_BYTES: Final = 64 << 20
+_ID_OPENINGS: Final = (b'{"id":"', b'{"id": "')
+
+
+class RestPlan:
+    """How the answer to one request is to be written."""
+
+    __slots__ = ("answer", "id")
+
+    def __init__(self, answer: RestAnswer, id: str) -> None:
+        self.answer = answer
+        self.id = id
+
+
+class _Known:
+    """What a JSON header means, where all tensors follow as bytes. `simple`: the bytes that follow are the payload as it stands."""
+
+    __slots__ = ("accepted", "layout", "payload_bytes", "plan", "priority", "simple", "sizes", "timeout_us")
+
+    def __init__(self, accepted: Accepted, layout: Layout, sizes: tuple[int, ...], plan: RestPlan, priority: int, timeout_us: int) -> None:
+        self.accepted = accepted
+        self.layout = layout
+        self.sizes = sizes
+        self.plan = plan
+        self.priority = priority
+        self.timeout_us = timeout_us
+        self.payload_bytes = sum(sizes)
+        self.simple = accepted.order is None and -1 not in accepted.sizes
+
+
+class RestCodec:
+    """Bytes of infer bodies to requests, and responses to bytes. Not safe to use from several threads."""
+
+    __slots__ = ("_answers", "_contract", "_known", "_max_json_bytes", "model", "version")
+
+    def __init__(self, model: str, version: str, signature: Signature, *, max_json_bytes: int = MAX_JSON_BYTES) -> None:
+        self.model = model
+        self.version = version
+        self._contract = Contract(model, version, signature)
+        self._max_json_bytes = max_json_bytes
+        self._known: Recent[bytes, _Known] = Recent(256, 1 << 20)
+        self._answers: Recent[tuple[object, ...], RestAnswer] = Recent(64)
+
+    def decode(self, body: Buffer, header_length: int | None) -> tuple[InferRequest, RestPlan]:
+        """Return the request and how to answer it. The payload is views of `body` where tensors are binary.
+
+        `header_length`: value of Inference-Header-Content-Length, None without one, 0 for a raw request.
+        Raises InvalidArgument (and below) for everything that the caller can put right, Unsupported for what we do not do.
+        """
+        if header_length is not None and header_length > 0:
+            found = self._known.young.get(bytes(body[:header_length]))
+            if found is not None:
+                known = found[0]
+                if known.simple and len(body) - header_length == known.payload_bytes:
+                    return (
+                        InferRequest(
+                            self.model, self.version, known.layout, (memoryview(body)[header_length:],),
+                            "", 0.0, known.priority, known.timeout_us,
+                        ),
+                        known.plan,
+                    )  # fmt: skip
+        return self._decode(body, header_length)
+
+    def encode(self, plan: RestPlan, response: InferResponse) -> tuple[list[Buffer], int | None]:
+        """Return the parts of the body and the value of Inference-Header-Content-Length (None: plain JSON, no header)."""
+        return plan.answer.write(plan.id, response)
+
+    def _decode(self, body: Buffer, header_length: int | None) -> tuple[InferRequest, RestPlan]:
+        size = len(body)
+        if header_length is None:
+            if size == 0:
+                raise DecodeError("request JSON is empty")
+            self._check_json_bytes(size)
+            declared = Declared(parse(body))
+            return self._read(declared, bytes(body), memoryview(b""), declared.id, None)
+        if header_length == 0:
+            return self._decode_raw(body)
+        if not 0 < header_length <= size:
+            raise DecodeError(f"inference header size should be in range (0, {size}), got: {header_length}")
+        self._check_json_bytes(header_length)
+        head = bytes(body[:header_length])
+        rest = memoryview(body)[header_length:]
+        known = self._known.find(head)
+        if known is not None:
+            return self._from_known(known, rest, known.plan)
+        split = _split_id(head)
+        if split is None:
+            declared = Declared(parse(head))
+            return self._read(declared, head, rest, declared.id, head)
+        id, anonymous = split
+        known = self._known.find(anonymous)
+        if known is not None:
+            return self._from_known(known, rest, RestPlan(known.plan.answer, id))
+        declared = Declared(parse(anonymous))
+        if declared.id:  # the member comes twice, and the last one counts
+            return self._read(declared, anonymous, rest, declared.id, None)
+        return self._read(declared, anonymous, rest, id, anonymous)
+
+    def _check_json_bytes(self, size: int) -> None:
+        if size > self._max_json_bytes:
+            raise InvalidArgument(
+                f"request JSON size of {size} bytes exceeds the maximum allowed input size of {self._max_json_bytes} bytes"
+            )
+
+    def _read(self, declared: Declared, head: bytes, rest: memoryview, id: str, key: bytes | None) -> tuple[InferRequest, RestPlan]:
+        """Check what the header declares; keep it under `key` where all tensors are binary."""
+        accepted = self._contract.accept(declared.names, declared.labels, declared.shapes, declared.outputs, declared.control.parameters)
+        plan = RestPlan(self._answer(declared), id)
+        if declared.data.count(None) < len(declared.data):
+            return self._from_json(declared, accepted, head, rest, plan)
+        sizes = tuple(declared.sizes)
+        self._check_sizes(accepted, sizes)
+        priority, timeout_us, _ = declared.control
+        # Kept under the header as it was read: its id is the declared one, not the one that was cut out.
+        kept = plan if id == declared.id else RestPlan(plan.answer, declared.id)
+        known = _Known(accepted, accepted.layout_of(sizes), sizes, kept, priority, timeout_us)
+        if key is not None:
+            self._known.keep(key, known, len(key) + 512)
+        return self._from_known(known, rest, plan)
+
+    def _from_known(self, known: _Known, rest: memoryview, plan: RestPlan) -> tuple[InferRequest, RestPlan]:
+        accepted = known.accepted
+        payload: tuple[Buffer, ...] = (rest,)
+        if not known.simple or len(rest) != known.payload_bytes:
+            payload = self._place(accepted, self._cut(accepted, known.sizes, rest))
+        request = InferRequest(self.model, self.version, known.layout, payload, plan.id, 0.0, known.priority, known.timeout_us)
+        return request, plan
+
+    def _from_json(
+        self, declared: Declared, accepted: Accepted, head: bytes, rest: memoryview, plan: RestPlan
+    ) -> tuple[InferRequest, RestPlan]:  # fmt: skip
+        sizes = list(declared.sizes)
+        self._check_sizes(accepted, tuple(sizes))
+        buffers: list[Buffer] = self._cut(accepted, tuple(sizes), rest)
+        may_hold_booleans = b"true" in head or b"false" in head
+        for i in range(len(sizes) - 1, -1, -1):
+            data = declared.data[i]
+            if data is not None:
+                spec = accepted.specs[i]
+                buffers[i] = json_tensor.decode(data, spec.dtype, accepted.counts[i], spec.name, may_hold_booleans)
+                sizes[i] = len(buffers[i])
+        layout = accepted.layout_of(tuple(sizes))
+        priority, timeout_us, _ = declared.control
+        payload = self._place(accepted, buffers)
+        return InferRequest(self.model, self.version, layout, payload, plan.id, 0.0, priority, timeout_us), plan
+
+    def _check_sizes(self, accepted: Accepted, sizes: tuple[int, ...]) -> None:
+        """Raise for a binary input that declares another size than its shape has, the last one first."""
+        for i in range(len(sizes) - 1, -1, -1):
+            if sizes[i] >= 0 and accepted.sizes[i] >= 0 and sizes[i] != accepted.sizes[i]:
+                raise self._contract.size_mismatch(accepted.specs[i].name, accepted.sizes[i], sizes[i])
+
+    def _cut(self, accepted: Accepted, sizes: tuple[int, ...], rest: memoryview) -> list[Buffer]:
+        """Return the binary inputs' views (empty ones for JSON inputs). They must fill `rest` to the byte."""
+        views: list[Buffer] = []
+        at = 0
+        for spec, size in zip(accepted.specs, sizes, strict=True):
+            stop = at + max(size, 0)
+            if stop > len(rest):
+                raise SignatureMismatch(
+                    f"unexpected size for input '{spec.name}', expecting {stop - len(rest)} additional bytes for model '{self.model}'"
+                )
+            views.append(rest[at:stop])
+            at = stop
+        if at != len(rest):
+            raise SignatureMismatch(f"unexpected additional input data for model '{self.model}'")
+        for i in range(len(sizes) - 1, -1, -1):
+            spec = accepted.specs[i]
+            if spec.dtype is DType.BYTES and sizes[i] >= 0:
+                self._contract.check_bytes_tensor(views[i], accepted.counts[i], spec.name)
+        return views
+
+    @staticmethod
+    def _place(accepted: Accepted, buffers: list[Buffer]) -> tuple[Buffer, ...]:
+        return tuple(buffers) if accepted.order is None else tuple([buffers[i] for i in accepted.order])
+
+    def _answer(self, declared: Declared) -> RestAnswer:
+        key = (declared.outputs, declared.binary, declared.all_binary)
+        answer = self._answers.find(key)
+        if answer is None:
+            wanted = dict(zip(declared.outputs, declared.binary, strict=True))
+            answer = RestAnswer.make(self.model, self.version, self._contract.signature, wanted, declared.all_binary)
+            self._answers.keep(key, answer)
+        return answer
+
+    def _decode_raw(self, body: Buffer) -> tuple[InferRequest, RestPlan]:
+        """The whole body is the one input; its shape follows from the signature."""
+        signature = self._contract.signature
+        size = len(body)
+        if len(signature.inputs) != 1:
+            raise InvalidArgument(
+                f"Raw request must only have 1 input (found 1) to be deduced but got {len(signature.inputs)} inputs in "
+                f"'{self.model}' model configuration"
+            )
+        if size > self._max_json_bytes:
+            raise InvalidArgument(
+                f"Raw input has a byte_size ({size}) exceeding the maximum allowed input size of {self._max_json_bytes} bytes"
+            )
+        spec = signature.inputs[0]
+        buffers: tuple[Buffer, ...] = (memoryview(body),)
+        if spec.dtype is DType.BYTES:
+            if spec.shape not in ((1,), (ANY,)):
+                raise InvalidArgument(f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
+            buffers = (size.to_bytes(4, "little"), memoryview(body))
+            size += 4
+            shape: tuple[int, ...] = (1,)
+        else:
+            shape = _deduce(spec.name, spec.shape, size, spec.dtype.itemsize)
+        if signature.batched:
+            shape = (1, *shape)
+        accepted = self._contract.accept((spec.name,), (spec.dtype.label,), (shape,))
+        self._check_sizes(accepted, (size,))
+        answer = self._answers.find(("raw",))
+        if answer is None:
+            answer = RestAnswer.make(self.model, self.version, signature, {}, True)
+            self._answers.keep(("raw",), answer)
+        return InferRequest(self.model, self.version, accepted.layout_of((size,)), buffers), RestPlan(answer, "")
+
+
+def parse_header_length(text: str) -> int:
+    """Return the number in an Inference-Header-Content-Length header. Raises DecodeError; the range is checked by `decode`."""
+    text = text.strip()
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        raise DecodeError(f"Unable to parse Inference-Header-Content-Length, got: {text}")
+    return int(text)
+
+
+def _deduce(name: str, shape: tuple[int, ...], nbytes: int, itemsize: int) -> tuple[int, ...]:
+    """Return the shape with its one variable dimension filled in so that it takes nbytes."""
+    if shape.count(ANY) > 1:
+        raise InvalidArgument(
+            f"The shape of the raw input '{name}' can not be deduced because there are more than one variable-sized dimension"
+        )
+    fixed = itemsize
+    for dim in shape:
+        if dim != ANY:
+            fixed *= dim
+    variable = nbytes // fixed if fixed else 0
+    return tuple([variable if dim == ANY else dim for dim in shape])
+
+
+def _split_id(head: bytes) -> tuple[str, bytes] | None:
+    """Return the id and the header with an empty one, where the header begins with a plain id; else None."""
+    for opening in _ID_OPENINGS:
+        if head.startswith(opening):
+            start = len(opening)
+            stop = head.find(b'"', start)
+            raw = head[start:stop]
+            if stop > start and raw.isascii() and b"\\" not in raw:
+                id = raw.decode()
+                if id.isprintable():
+                    return id, head[:start] + head[stop:]
+    return None

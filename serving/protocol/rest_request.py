@@ -1,0 +1,135 @@
+"""The JSON part of an infer request, field by field: what it declares, before anything is held against the model."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from serving.errors import DecodeError, InvalidArgument, Unsupported
+from serving.protocol import control
+from serving.protocol.check import check_declared
+from serving.protocol.json_tensor import BINARY_ONLY, binary_only_input
+
+_ONE_SOURCE: Final = "'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in 'parameters'"
+_NOTHING: Final[dict[str, Any]] = {}
+
+
+class Declared:
+    """Inputs in the order of the request. Per input either `data` (a JSON list) or `sizes` (bytes that follow) says something.
+
+    data     the JSON list, or None for a binary input
+    sizes    binary_data_size, or -1 for a JSON input
+    outputs  requested ones in their order, with whether each is wanted binary; none = all, `all_binary` or not
+    """
+
+    __slots__ = ("all_binary", "binary", "control", "data", "id", "labels", "names", "outputs", "shapes", "sizes")
+
+    def __init__(self, document: Any) -> None:
+        """Read a parsed document. Raises DecodeError or InvalidArgument in the words of Triton."""
+        if type(document) is not dict:
+            raise DecodeError("failed to parse the request JSON buffer: the document is not an object")
+        self.id: str = document.get("id", "")
+        if type(self.id) is not str:
+            raise _wrong("id", "string")
+        parameters = document.get("parameters", _NOTHING)
+        if type(parameters) is not dict:
+            raise _wrong("parameters", "object")
+        self.control = control.read(parameters)
+        self.all_binary: bool = parameters.get("binary_data_output", False)
+        if type(self.all_binary) is not bool:
+            raise _wrong("binary_data_output", "boolean")
+        self.data: list[list[Any] | None] = []
+        self.sizes: list[int] = []
+        names: list[str] = []
+        labels: list[str] = []
+        shapes: list[tuple[int, ...]] = []
+        for item in _list(document, "inputs"):
+            self._input(item, names, labels, shapes)
+        self.names = tuple(names)
+        self.labels = tuple(labels)
+        self.shapes = tuple(shapes)
+        self.outputs: tuple[str, ...] = ()
+        self.binary: tuple[bool, ...] = ()
+        if "outputs" in document:
+            requested = [_output(item) for item in _list(document, "outputs")]
+            self.outputs = tuple([name for name, _ in requested])
+            self.binary = tuple([binary for _, binary in requested])
+
+    def _input(self, item: Any, names: list[str], labels: list[str], shapes: list[tuple[int, ...]]) -> None:
+        if type(item) is not dict:
+            raise _wrong("inputs", "object")
+        name = _text(item, "name")
+        label = _text(item, "datatype")
+        dims = _list(item, "shape")
+        for dim in dims:
+            if type(dim) is not int or dim < 0:
+                raise _wrong("shape", "unsigned-integer")
+        shape = tuple(dims)
+        check_declared(name, label, shape)
+        parameters = item.get("parameters", _NOTHING)
+        if type(parameters) is not dict:
+            raise _wrong("parameters", "object")
+        size = parameters.get("binary_data_size", -1)
+        if "binary_data_size" in parameters and (type(size) is not int or size < 0):
+            raise _wrong("binary_data_size", "unsigned-integer")
+        shared = "shared_memory_region" in parameters
+        data = item.get("data")
+        present = "data" in item
+        sources = present + (size >= 0) + shared
+        if sources != 1:
+            found = "more than one" if sources else "none"
+            raise InvalidArgument(f"Input must set only one of the following fields: {_ONE_SOURCE}. Found {found} for input '{name}'")
+        if shared:
+            raise Unsupported("Client shared memory is disabled")
+        if present:
+            if type(data) is not list:
+                raise _wrong("data", "array")
+            if label in BINARY_ONLY:
+                raise binary_only_input(label, name)
+        names.append(name)
+        labels.append(label)
+        shapes.append(shape)
+        self.data.append(data)
+        self.sizes.append(size)
+
+    def __repr__(self) -> str:
+        return f"Declared({', '.join(self.names)})"
+
+
+def _output(item: Any) -> tuple[str, bool]:
+    """Return name and whether the output is wanted binary."""
+    if type(item) is not dict:
+        raise _wrong("outputs", "object")
+    name = _text(item, "name")
+    parameters = item.get("parameters", _NOTHING)
+    if type(parameters) is not dict:
+        raise _wrong("parameters", "object")
+    if "shared_memory_region" in parameters:
+        raise Unsupported("Client shared memory is disabled")
+    if "classification" in parameters:
+        raise Unsupported(f"classification is not supported, remove the parameter from output '{name}'")
+    binary = parameters.get("binary_data", False)
+    if type(binary) is not bool:
+        raise _wrong("binary_data", "boolean")
+    return name, binary
+
+
+def _text(item: dict[str, Any], key: str) -> str:
+    value = item.get(key)
+    if type(value) is not str:
+        raise _missing(key) if key not in item else _wrong(key, "string")
+    return value
+
+
+def _list(item: dict[str, Any], key: str) -> list[Any]:
+    value = item.get(key)
+    if type(value) is not list:
+        raise _missing(key) if key not in item else _wrong(key, "array")
+    return value
+
+
+def _missing(key: str) -> DecodeError:
+    return DecodeError(f"Unable to parse '{key}': attempt to access non-existing object member '{key}'")
+
+
+def _wrong(key: str, kind: str) -> DecodeError:
+    return DecodeError(f"Unable to parse '{key}': attempt to access JSON non-{kind} as {kind}")
