@@ -12,7 +12,7 @@ from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupporte
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.service import Call, Service
-from serving.gateway.stream import InferStream, WatchStream
+from serving.gateway.stream import START, InferStream, WatchStream
 from serving.inference import Buffer, InferResponse
 from serving.protocol import messages
 from serving.protocol.grpc import split
@@ -23,9 +23,6 @@ INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/"
 HEALTH_NAMES = ("", "inference.GRPCInferenceService")
 
-_START = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
-)
 _END_OK = b"\r\n0\r\ngrpc-status: 0\r\n\r\n"
 MAX_CACHED_HEADS = 4096
 
@@ -92,7 +89,7 @@ class GrpcApi:
 
     def _unary_head(self, total: int, close: bool) -> bytes:
         """Return all bytes before a message of `total` bytes: HTTP head, chunk size, gRPC prefix."""
-        start = _START + b"connection: close\r\n" if close else _START
+        start = START + b"connection: close\r\n" if close else START
         head = start + b"\r\n%x\r\n\0" % (total + 5) + total.to_bytes(4, "big")
         if len(self._heads) >= MAX_CACHED_HEADS:
             self._heads.clear()

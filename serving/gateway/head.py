@@ -117,7 +117,8 @@ def parse_head(block: bytes) -> Head:
     version = parser.get_http_version()
     if version not in ("1.1", "1.0"):
         raise DecodeError(f"malformed HTTP request: version {version}, expected HTTP/1.1")
-    head.headers = headers = {}
+    headers: dict[bytes, bytes] = {}
+    head.headers = headers
     lengths: set[bytes] = set()
     options: set[bytes] = set()
     for name, value in collector.headers:
@@ -139,7 +140,7 @@ def parse_head(block: bytes) -> Head:
 
 
 def _path(url: bytes) -> str:
-    if url.startswith(b"http://") or url.startswith(b"https://"):
+    if url.startswith((b"http://", b"https://")):
         cut = url.find(b"/", 8)
         url = url[cut:] if cut >= 0 else b"/"
     raw = url.partition(b"?")[0]

