@@ -1,0 +1,195 @@
+"""SlotClaim: the gateway's end of `edge.sock`. It outlives keepers: when one dies, it hands the listeners to the next.
+
+    claim = await SlotClaim.claim(run_dir, "gateway-a")
+    server.start([*claim.listeners])
+    async for change in claim:             # Adopt: accept on it too. Release: stop accepting, close your copy
+        ...
+
+The claim keeps a duplicate of each listener for the next keeper; the gateway may close its own at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from serving.edge.config import EDGE_SOCKET
+from serving.edge.lane import Lane, Message
+from serving.errors import Unavailable
+
+_RETRY_S = 0.05
+_SLOWEST_RETRY_S = 0.5
+
+
+class Adopt(NamedTuple):
+    """Accept on this TCP listener too; it is the receiver's to close."""
+
+    number: int
+    listener: socket.socket
+
+
+class Release(NamedTuple):
+    """Stop accepting on the listener adopted under this number. Never shut it down: it is shared."""
+
+    number: int
+
+
+Change = Adopt | Release
+
+
+class SlotClaim:
+    """One held slot. Belongs to the loop that claimed it.
+
+    slot        number of the slot
+    listeners   the slot's own: Unix, and TCP unless REST goes through the edge; the gateway's to close
+    """
+
+    def __init__(self, run_dir: str, name: str) -> None:
+        self._path = str(Path(run_dir) / EDGE_SOCKET)
+        self._name = name
+        self._lane: Lane | None = None
+        self._tcp: dict[int, socket.socket] = {}
+        self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
+        self._granted: asyncio.Future[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._draining = False
+        self._closed = False
+        self.slot = -1
+        self.listeners: list[socket.socket] = []
+
+    @classmethod
+    async def claim(cls, run_dir: str, name: str, timeout_s: float = 30.0) -> SlotClaim:
+        """Return a claim on a free slot; waits for a keeper and for a slot. Raises Unavailable when the time is over."""
+        self = cls(run_dir, name)
+        last = "no keeper listens on " + self._path
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            try:
+                await asyncio.wait_for(self._connect({"claim": "gateway", "pid": os.getpid(), "name": name}, []), left)
+                return self
+            except OSError:
+                await asyncio.sleep(min(_RETRY_S, left))
+            except TimeoutError:
+                break
+            except Unavailable as refusal:
+                last = refusal.message
+                await asyncio.sleep(min(_RETRY_S * 4, left))
+        self.close()
+        raise Unavailable(f"no slot at the edge after {timeout_s:g} s: {last}")
+
+    def __aiter__(self) -> SlotClaim:
+        return self
+
+    async def __anext__(self) -> Change:
+        """Return the next change of the listeners; ends when the claim is closed or its slot is lost."""
+        change = await self._changes.get()
+        if change is None:
+            self._changes.put_nowait(None)
+            raise StopAsyncIteration
+        return change
+
+    def report(self, samples: Sequence[Sequence[Any]]) -> None:
+        """Send cumulative samples. One is skipped while the last has not left: the next carries it too."""
+        if self._lane is not None and self._lane.idle:
+            self._lane.send({"report": samples})
+
+    def draining(self) -> None:
+        """Tell the keeper that this gateway takes no new traffic; it moves the TCP listeners to others at once."""
+        self._draining = True
+        if self._lane is not None:
+            self._lane.send({"draining": True})
+
+    def close(self) -> None:
+        """Give the slot back."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+        if self._lane is not None:
+            self._lane.close()
+        for held in self._tcp.values():
+            held.close()
+        self._tcp.clear()
+        self._changes.put_nowait(None)
+
+    async def _connect(self, hello: Message, sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, self._path)
+        except BaseException:
+            sock.close()
+            raise
+        self._granted = loop.create_future()
+        self._lane = Lane(sock, self._receive, self._lost)
+        self._lane.send(hello, sockets)
+        try:
+            await self._granted
+        except BaseException:
+            self._granted = None
+            self._lane.close()
+            self._lane = None
+            raise
+        self._granted = None
+
+    def _receive(self, message: Message, sockets: list[socket.socket]) -> None:
+        if "slot" in message:
+            self.slot = int(message["slot"])
+            if sockets:
+                self.listeners = sockets
+            for listener in sockets:
+                if listener.family != socket.AF_UNIX:
+                    self._tcp[self.slot] = listener.dup()
+            self._settle(None)
+        elif "error" in message:
+            self._settle(Unavailable(str(message["error"])))
+        elif "adopt" in message and sockets:
+            number = int(message["adopt"])
+            self._tcp[number] = sockets[0].dup()
+            self._changes.put_nowait(Adopt(number, sockets[0]))
+        elif "release" in message:
+            number = int(message["release"])
+            held = self._tcp.pop(number, None)
+            if held is not None:
+                held.close()
+            self._changes.put_nowait(Release(number))
+
+    def _settle(self, error: Exception | None) -> None:
+        if self._granted is None or self._granted.done():
+            return
+        if error is None:
+            self._granted.set_result(None)
+        else:
+            self._granted.set_exception(error)
+
+    def _lost(self) -> None:
+        self._settle(ConnectionResetError("the keeper closed the connection"))
+        if self.slot >= 0 and not self._closed and self._reconnecting is None:
+            self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        """Knock until a keeper answers, then hand it what this gateway holds."""
+        wait_s = _RETRY_S
+        while not self._closed:
+            numbers = sorted(self._tcp)
+            hello: Message = {"claim": "gateway", "pid": os.getpid(), "name": self._name}
+            hello |= {"reclaim": self.slot, "tcp": numbers, "draining": self._draining}
+            try:
+                await self._connect(hello, [self._tcp[n] for n in numbers])
+            except OSError:
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 1.2, _SLOWEST_RETRY_S)
+                continue
+            except Unavailable:
+                # another has the slot: this gateway cannot be reached through the edge and must leave
+                self._changes.put_nowait(None)
+                return
+            if self._lane is not None and not self._lane.closed:
+                self._reconnecting = None
+                return

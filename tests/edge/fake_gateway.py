@@ -1,0 +1,162 @@
+"""A gateway's outside without its inside: claims a slot, speaks HTTP/1.1 on the listeners it is handed, answers calls by their path.
+
+As a process: `python fake_gateway.py RUN_DIR NAME`; SIGTERM drains. In a test: `FakeGateway(...)` on the test's own loop.
+
+    /t.T/Echo      the message comes back, with trailers           /t.T/Stream   each message comes back when it arrives
+    /t.T/Hang      never answered; `hanging` counts the open ones  /t.T/Die      the process kills itself with the request in it
+    /t.T/Slow      answered after 0.3 s                             REST         {"name", "pid", "client", "body_bytes"}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+
+import httptools
+
+from serving.edge import Adopt, SlotClaim
+
+TRAILERS = b"0\r\ngrpc-status: 0\r\ngrpc-message: fine\r\n\r\n"
+GRPC_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status, grpc-message\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, gateway: FakeGateway) -> None:
+        self.gateway = gateway
+        self.parser = httptools.HttpRequestParser(self)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.busy = False
+        self.gateway.connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.gateway.connections.discard(self)
+        if self.busy and self.path == "/t.T/Hang":
+            self.gateway.hanging -= 1
+            self.gateway.hung_up += 1
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.busy, self.headers, self.body_bytes, self.body, self.path = True, [], 0, bytearray(), ""
+
+    def on_url(self, url: bytes) -> None:
+        self.path += url.decode()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.gateway.requests += 1
+        if self.path == "/t.T/Stream":
+            self.transport.write(GRPC_HEAD)
+        elif self.path == "/t.T/Hang":
+            self.gateway.hanging += 1
+        elif self.path == "/t.T/Die":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_body(self, data: bytes) -> None:
+        self.body_bytes += len(data)
+        if self.path == "/t.T/Stream":
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self.body += data
+
+    def on_message_complete(self) -> None:
+        if self.path == "/t.T/Hang":
+            return
+        if self.path == "/t.T/Slow":
+            asyncio.get_running_loop().call_later(0.3, self.answer)
+        else:
+            self.answer()
+
+    def answer(self) -> None:
+        self.busy = False
+        if self.path == "/edge/health":
+            self.plain(b"503 Draining" if self.gateway.draining else b"200 OK", b"")
+        elif self.path == "/t.T/Stream":
+            self.transport.write(TRAILERS)
+        elif self.path.startswith("/t.T/"):
+            self.transport.write(b"%b%x\r\n%b\r\n%b" % (GRPC_HEAD, len(self.body), self.body, TRAILERS))
+        else:
+            client = [value.decode() for name, value in self.headers if name == b"x-serving-client"]
+            seen = {"name": self.gateway.name, "pid": os.getpid(), "client": client, "body_bytes": self.body_bytes}
+            self.plain(b"200 OK", json.dumps(seen).encode())
+        if self.gateway.draining or (b"connection", b"close") in self.headers:
+            self.transport.close()
+
+    def plain(self, status: bytes, body: bytes) -> None:
+        close = b"connection: close\r\n" if self.gateway.draining else b""
+        self.transport.write(
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b" % (status, close, len(body), body)
+        )
+
+
+class FakeGateway:
+    """Serves the listeners of one claim until `drain` or `close`."""
+
+    def __init__(self, run_dir: str, name: str) -> None:
+        self.run_dir, self.name = run_dir, name
+        self.draining = False
+        self.requests = self.hanging = self.hung_up = 0
+        self.connections: set[Connection] = set()
+        self.servers: dict[int, asyncio.Server] = {}
+        self.seen: list[str] = []
+
+    async def start(self) -> FakeGateway:
+        self.claim = await SlotClaim.claim(self.run_dir, self.name, timeout_s=10)
+        for listener in self.claim.listeners:
+            await self.listen(-1 if listener.family == socket.AF_UNIX else self.claim.slot, listener)
+        self.following = asyncio.create_task(self.follow())
+        return self
+
+    async def listen(self, number: int, listener: socket.socket) -> None:
+        serve = asyncio.get_running_loop().create_unix_server if listener.family == socket.AF_UNIX else asyncio.get_running_loop().create_server
+        self.servers[number] = await serve(lambda: Connection(self), sock=listener, backlog=4096)
+
+    async def follow(self) -> None:
+        async for change in self.claim:
+            self.seen.append(f"{type(change).__name__.lower()} {change.number}")
+            if isinstance(change, Adopt):
+                await self.listen(change.number, change.listener)
+            elif change.number in self.servers:
+                self.servers.pop(change.number).close()
+
+    async def drain(self, checks_s: float = 1.0) -> None:
+        """Hand over new connections, fail the health check, answer what is here, leave."""
+        self.draining = True
+        self.claim.draining()
+        for number in [n for n in self.servers if n >= 0]:
+            self.servers.pop(number).close()
+        # the edge needs one round of checks to stop using the connections it has to us
+        await asyncio.sleep(checks_s)
+        while any(c.busy for c in self.connections):
+            await asyncio.sleep(0.01)
+        await self.close()
+
+    async def close(self) -> None:
+        self.following.cancel()
+        for server in self.servers.values():
+            server.close()
+        for connection in list(self.connections):
+            connection.transport.close()
+        self.claim.close()
+
+
+async def main(run_dir: str, name: str) -> None:
+    gateway = await FakeGateway(run_dir, name).start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print(gateway.claim.slot, flush=True)  # noqa: T201
+    await stop.wait()
+    await gateway.drain()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
