@@ -1,0 +1,11 @@
+"""The YAML that declares models: reads it, says what is wrong with it and where, lowers it to a `plan.Target`.
+
+load(files) -> Target        raises InvalidSpec (a SpecError) with every problem: file, line, column, message
+json_schema() -> dict        the JSON Schema of a file, for editors
+"""
+
+from serving.spec.json_schema import json_schema
+from serving.spec.load import Source, load, parse
+from serving.spec.problem import InvalidSpec, Problem
+
+__all__ = ["InvalidSpec", "Problem", "Source", "json_schema", "load", "parse"]

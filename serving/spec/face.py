@@ -1,0 +1,253 @@
+"""The face of the YAML: its words, types, bounds and defaults, as pydantic models. The JSON Schema is made from them.
+
+Strict: no unknown key, no "5" for 5. What depends on more than one value is in rules.py. Defaults come from the values that
+the engine works with (`BatchPolicy`, `GatewayLimits`, ...), so that each stands in one place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from serving.hosting import BatchPolicy, Execution
+from serving.plan import DeploymentTarget, EdgeMode, EngineSettings
+from serving.state import GatewayLimits
+
+KIB, MIB = 1 << 10, 1 << 20
+
+Runtime = Literal["torch", "python"]
+DTypeLabel = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BF16", "BYTES"
+]  # fmt: skip
+
+
+def _default(cls: type, name: str) -> Any:
+    return cls.__dataclass_fields__[name].default  # type: ignore[attr-defined]
+
+
+_limits = GatewayLimits()
+_policy = BatchPolicy()
+_engine = EngineSettings()
+
+
+def _not_empty(value: Any) -> Any:
+    """Refuse a key without a value; to leave the key out is what means the default."""
+    if value is None:
+        raise PydanticCustomError("nothing", "a value")
+    return value
+
+
+def _version_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_Given = BeforeValidator(_not_empty)
+Text = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Version = Annotated[
+    str,
+    BeforeValidator(_version_text),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^(0|[1-9][0-9]{0,17})$"}]}),
+]
+
+
+class Face(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class LimitsFace(Face):
+    """Bounds that protect the engine from its clients. 1 KB is 1,024 bytes here and 1 MB 1,024 of those."""
+
+    max_header_kb: int = Field(
+        default=_limits.max_header_bytes // KIB, ge=1, le=1024, description="Largest HTTP header of a request, in KB."
+    )
+    max_body_mb: int = Field(default=_limits.max_body_bytes // MIB, ge=1, le=4096, description="Largest body of a request, in MB.")
+    max_json_mb: int = Field(
+        default=_limits.max_json_bytes // MIB,
+        ge=1,
+        le=4096,
+        description="Largest part of a body that is JSON, in MB; binary tensors do not count. Never more than max_body_mb.",
+    )
+    header_timeout_s: Seconds = Field(default=_limits.header_timeout_s, description="Time in which the header of a request has to come in.")
+    body_timeout_s: Seconds = Field(default=_limits.body_timeout_s, description="Longest pause while a body comes in, in seconds.")
+    idle_timeout_s: Seconds = Field(default=_limits.idle_timeout_s, description="A connection without a request is closed after this time.")
+    max_connections: int = Field(default=_limits.max_connections, ge=1, le=1_000_000, description="Open connections of one gateway.")
+    max_inflight_requests: int = Field(
+        default=_limits.max_inflight_requests,
+        ge=1,
+        le=1_000_000,
+        description="Requests that one gateway may have under way; one more gets a 503.",
+    )
+    max_inflight_mb: int = Field(
+        default=_limits.max_inflight_bytes // MIB,
+        ge=1,
+        le=1_048_576,
+        description="Bytes of requests that one gateway may have under way, in MB. Never less than max_body_mb.",
+    )
+    request_timeout_s: Seconds = Field(
+        default=_limits.request_timeout_s, description="An answer that takes longer is given up, whatever the client asked for."
+    )
+
+
+class InputFace(Face):
+    """One input of a model."""
+
+    name: Text = Field(description="Name that clients use.")
+    dtype: DTypeLabel = Field(description="Datatype of the Open Inference Protocol, such as FP32.")
+    shape: list[Annotated[int, Field(ge=-1)]] = Field(
+        description="Sizes of the dimensions; -1 is any size. Without the batch dimension when max_batch_size is 1 or more.",
+        examples=[[3, 224, 224], [-1]],
+    )
+    optional: bool = Field(default=False, description="Whether a request may leave this input out.")
+
+
+class OutputFace(Face):
+    """One output of a model."""
+
+    name: Text = Field(description="Name that clients use.")
+    dtype: DTypeLabel = Field(description="Datatype of the Open Inference Protocol, such as FP32.")
+    shape: list[Annotated[int, Field(ge=-1)]] = Field(
+        description="Sizes of the dimensions; -1 is any size. Without the batch dimension when max_batch_size is 1 or more.",
+        examples=[[1000], [-1]],
+    )
+    labels: list[str] = Field(default_factory=list, description="Names of the classes, for clients that ask for the best k classes.")
+
+
+class SignatureFace(Face):
+    """What the model takes and gives. May be left out where the artefact tells it (.pt2)."""
+
+    inputs: list[InputFace] = Field(min_length=1, description="Inputs, in the order in which the model takes them.")
+    outputs: list[OutputFace] = Field(min_length=1, description="Outputs, in the order in which the model gives them.")
+
+
+class BatchingFace(Face):
+    """How requests are joined into batches."""
+
+    max_batch_size: int = Field(
+        default=_policy.max_batch_size,
+        ge=0,
+        le=65_536,
+        description="Rows in a batch. 0: the model has no batch dimension and each request runs alone.",
+    )
+    max_delay_ms: float = Field(
+        default=_policy.max_delay_s * 1000,
+        ge=0,
+        le=60_000,
+        description="How long a request may wait for company while the model is free. 0: it starts at once.",
+    )
+    max_queue_requests: int = Field(
+        default=_policy.max_queue_requests, ge=1, le=1_000_000, description="Requests that may wait in one replica; one more gets a 503."
+    )
+    max_queue_mb: int = Field(
+        default=_policy.max_queue_bytes // MIB, ge=1, le=1_048_576, description="The same in MB of tensors; 1 MB is 1,024 × 1,024 bytes."
+    )
+    timeout_ms: float = Field(
+        default=_policy.timeout_s * 1000,
+        ge=0,
+        le=86_400_000,
+        description="Longest time in the queue of a request that names none itself. 0: no bound.",
+    )
+
+
+class ResourcesFace(Face):
+    """What one replica is given, and on which nodes it may run."""
+
+    cpus: float = Field(
+        default=_default(DeploymentTarget, "cpus"), ge=0, le=4096, description="CPU cores that Ray sets aside for a replica."
+    )
+    gpus: float = Field(
+        default=_default(DeploymentTarget, "gpus"),
+        ge=0,
+        le=64,
+        description="GPUs of a replica; below 1 a share of one (0.25), above 1 whole ones.",
+    )
+    accelerator_type: str = Field(
+        default=_default(DeploymentTarget, "accelerator_type"),
+        description="Ray's name of the GPU that it has to be.",
+        examples=["A100", "H100"],
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels that a node must have to run a replica.", examples=[{"zone": "eu-1"}]
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="Threads that one call of the model may use.")
+
+
+class WarmUpFace(Face):
+    """What a replica runs before it takes traffic."""
+
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(
+        default_factory=list, description="Batch sizes to run once. Empty: 1 and the largest.", examples=[[1, 64]]
+    )
+
+
+class TrafficFace(Face):
+    """Which version answers those who name none."""
+
+    stable: Version = Field(description="The version that answers a request that names no version.")
+
+
+class SharedFace(Face):
+    """What stands at a model as the default of its versions and may be given again at a version."""
+
+    description: str = Field(default="", description="Words for people; shown in the status.")
+    signature: Annotated[SignatureFace | None, _Given] = Field(
+        default=None, description="What the model takes and gives. May be left out where the artefact tells it (.pt2)."
+    )
+    batching: BatchingFace = Field(default_factory=BatchingFace, description="How requests are joined into batches.")
+    execution: Execution = Field(
+        default=_policy.execution,
+        description="inline: in the replica's own loop, for models of some 100 µs; thread: beside it, for all others.",
+    )
+    replicas: int = Field(default=_default(DeploymentTarget, "replicas"), ge=1, le=10_000, description="Processes that hold the model.")
+    resources: ResourcesFace = Field(default_factory=ResourcesFace, description="What one replica is given, and on which nodes it may run.")
+    warm_up: WarmUpFace = Field(default_factory=WarmUpFace, description="What a replica runs before it takes traffic.")
+
+
+class VersionFace(SharedFace):
+    """One immutable artefact of a model. What stands at the model is the default of what may stand here."""
+
+    artefact: Text = Field(
+        description="Path of the model's file, relative to this YAML file.", examples=["../artefacts/digits/1/model.pt2"]
+    )
+    runtime: Annotated[Runtime | None, _Given] = Field(
+        default=None,
+        description="What runs the artefact. Guessed from its ending where that is enough: .pt2, .pt, .ts are torch; .py needs it.",
+    )
+    entry: str = Field(default="", description="Class in the artefact that is the model, where the artefact is a .py file.")
+    weights: str = Field(default="", description="Path of a state_dict in safetensors for that class, relative to this YAML file.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of that class.")
+
+
+class ModelFace(SharedFace):
+    """A model: a name that clients call, and its versions."""
+
+    versions: dict[str, VersionFace] = Field(
+        min_length=1,
+        description="The versions, by number.",
+        json_schema_extra={"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,17})$"}},
+    )
+    traffic: Annotated[TrafficFace | None, _Given] = Field(
+        default=None, description="Which version answers. Needed when there is more than one."
+    )
+    at_most_once: bool = Field(
+        default=False, description="true: a request that a dying replica had is an error; false: it is sent once more, to another replica."
+    )
+
+
+class EngineFace(Face):
+    """Models to serve, and the settings of the engine that serves them. One engine may be declared in several files."""
+
+    gateways: int = Field(default=_engine.gateways, ge=1, le=256, description="Processes that speak REST and gRPC.")
+    edge: EdgeMode = Field(
+        default=_engine.edge,
+        description="auto: gRPC comes in through the edge, REST straight to the gateways; always: both; off: REST only.",
+    )
+    server_name: Text = Field(default=_engine.server_name, description="Name that the server's metadata shows.")
+    limits: LimitsFace = Field(default_factory=LimitsFace, description="Bounds that protect the engine from its clients.")
+    models: dict[str, ModelFace] = Field(
+        default_factory=dict,
+        description="The models, by name.",
+        json_schema_extra={"propertyNames": {"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"}},
+    )

@@ -1,0 +1,100 @@
+"""Lowers the face of the YAML to the values that the engine works with. Everything has been checked before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from serving.hosting import BatchPolicy, VersionPlan
+from serving.names import newest
+from serving.plan import DeploymentTarget, EngineSettings
+from serving.routing import Route
+from serving.spec.artefact import digest, located, runtimes_of
+from serving.spec.face import KIB, MIB, BatchingFace, EngineFace, InputFace, LimitsFace, ModelFace, OutputFace, SignatureFace
+from serving.spec.inherit import Inherited
+from serving.state import GatewayLimits
+from serving.tensor import DType, Signature, TensorSpec
+
+
+def settings(engine: EngineFace) -> EngineSettings:
+    return EngineSettings(engine.gateways, engine.edge, engine.server_name, _limits(engine.limits))
+
+
+def route(name: str, model: ModelFace) -> Route:
+    versions = tuple(sorted(model.versions, key=int))
+    stable = model.traffic.stable if model.traffic else newest(list(versions))
+    return Route(name, stable, versions, model.at_most_once)
+
+
+def deployment(v: Inherited, folder: Path) -> DeploymentTarget:
+    """Return one version as it is to run. Raises OSError where a file of it cannot be read."""
+    version, resources = v.version, v.resources
+    artefact = located(folder, version.artefact)
+    weights = located(folder, version.weights) if version.weights else None
+    plan = VersionPlan(
+        model=v.model_name,
+        version=v.version_name,
+        runtime=version.runtime or runtimes_of(artefact)[0],
+        artefact=str(artefact),
+        entry=version.entry,
+        weights=str(weights or ""),
+        options=json.loads(json.dumps(version.options)),
+        signature=_signature(v.signature, v.batching.max_batch_size) if v.signature else None,
+        batching=_policy(v.batching, v),
+        threads=resources.threads,
+        warm_up=tuple(v.warm_up.batch_sizes),
+    )
+    return DeploymentTarget(
+        plan,
+        replicas=v.replicas,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        accelerator_type=resources.accelerator_type,
+        labels=dict(resources.labels),
+        digest="+".join(digest(path) for path in (artefact, weights) if path),
+    )
+
+
+def descriptions(name: str, model: ModelFace) -> dict[str, str]:
+    """Return what the file says in words, by model name and by version key."""
+    words = {name: model.description} | {f"{name}/{number}": v.description for number, v in model.versions.items()}
+    return {key: text for key, text in words.items() if text}
+
+
+def _limits(face: LimitsFace) -> GatewayLimits:
+    """Return the limits; those left out make room for what max_body_mb says."""
+    return GatewayLimits(
+        max_header_bytes=face.max_header_kb * KIB,
+        max_body_bytes=face.max_body_mb * MIB,
+        max_json_bytes=min(face.max_json_mb, face.max_body_mb) * MIB,
+        header_timeout_s=face.header_timeout_s,
+        body_timeout_s=face.body_timeout_s,
+        idle_timeout_s=face.idle_timeout_s,
+        max_connections=face.max_connections,
+        max_inflight_requests=face.max_inflight_requests,
+        max_inflight_bytes=max(face.max_inflight_mb, face.max_body_mb) * MIB,
+        request_timeout_s=face.request_timeout_s,
+    )
+
+
+def _policy(face: BatchingFace, v: Inherited) -> BatchPolicy:
+    return BatchPolicy(
+        max_batch_size=face.max_batch_size,
+        max_delay_s=face.max_delay_ms / 1000,
+        max_queue_requests=face.max_queue_requests,
+        max_queue_bytes=face.max_queue_mb * MIB,
+        timeout_s=face.timeout_ms / 1000,
+        execution=v.execution,
+    )
+
+
+def _signature(face: SignatureFace, max_batch_size: int) -> Signature:
+    return Signature(tuple(map(_input, face.inputs)), tuple(map(_output, face.outputs)), max_batch_size)
+
+
+def _input(face: InputFace) -> TensorSpec:
+    return TensorSpec(face.name, DType.of(face.dtype), tuple(face.shape), optional=face.optional)
+
+
+def _output(face: OutputFace) -> TensorSpec:
+    return TensorSpec(face.name, DType.of(face.dtype), tuple(face.shape), labels=tuple(face.labels))
