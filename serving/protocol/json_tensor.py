@@ -43,13 +43,13 @@ _NUMPY_ABOVE: Final = 512
 """Elements from which numpy prints faster than a list (benchmarks/micro/protocol.py)."""
 
 
-def decode(data: list[Any], dtype: DType, count: int, name: str, may_hold_booleans: bool = True) -> Buffer:
+def decode(data: list[Any], dtype: DType, count: int, name: str, may_hold_booleans: bool = True) -> bytes:
     """Return the wire bytes of a flat, nested or ragged list with `count` elements in all.
 
     `may_hold_booleans`: False when the text had neither `true` nor `false`, which saves a look at each element.
     Raises InvalidArgument for elements of another type or out of range, a wrong count, or nesting beyond MAX_DEPTH.
     """
-    flat, depth = _flatten(data)
+    flat, depth = _flatten(data) if data and type(data[0]) is list else (data, 1)
     code = ARRAY_CODE.get(dtype.label)
     if code is None or may_hold_booleans or len(flat) != count:
         flat = _checked(flat, depth, dtype, count, name)
@@ -58,9 +58,9 @@ def decode(data: list[Any], dtype: DType, count: int, name: str, may_hold_boolea
     if code is None:
         return _join_strings(flat)
     try:
-        return memoryview(array(code, flat)).cast("B")
+        return array(code, flat).tobytes()
     except TypeError:
-        return memoryview(array(code, _checked(flat, depth, dtype, count, name))).cast("B")
+        return array(code, _checked(flat, depth, dtype, count, name)).tobytes()
     except OverflowError:
         raise InvalidArgument(f"Unable to parse 'data': number out of the range of {dtype.label} (input '{name}')") from None
 

@@ -148,10 +148,14 @@ class RestCodec:
 
     def _from_json(
         self, declared: Declared, accepted: Accepted, head: bytes, rest: memoryview, plan: RestPlan
-    ) -> tuple[InferRequest, RestPlan]:  # fmt: skip
+    ) -> tuple[InferRequest, RestPlan]:
         sizes = list(declared.sizes)
-        self._check_sizes(accepted, tuple(sizes))
-        buffers: list[Buffer] = self._cut(accepted, tuple(sizes), rest)
+        buffers: list[Buffer]
+        if rest or max(sizes) >= 0:
+            self._check_sizes(accepted, tuple(sizes))
+            buffers = self._cut(accepted, tuple(sizes), rest)
+        else:
+            buffers = [b""] * len(sizes)
         may_hold_booleans = b"true" in head or b"false" in head
         for i in range(len(sizes) - 1, -1, -1):
             data = declared.data[i]
@@ -159,7 +163,7 @@ class RestCodec:
                 spec = accepted.specs[i]
                 buffers[i] = json_tensor.decode(data, spec.dtype, accepted.counts[i], spec.name, may_hold_booleans)
                 sizes[i] = len(buffers[i])
-        layout = accepted.layout_of(tuple(sizes))
+        layout = accepted.layout or accepted.layout_of(tuple(sizes))
         priority, timeout_us, _ = declared.control
         payload = self._place(accepted, buffers)
         return InferRequest(self.model, self.version, layout, payload, plan.id, 0.0, priority, timeout_us), plan

@@ -1,0 +1,135 @@
+"""GrpcCodec: ModelInferRequest and ModelInferResponse for one served version.
+
+A head (the message without id and raw contents, see `grpc_head`) that was read before costs a dict look-up and a length check.
+"""
+
+from __future__ import annotations
+
+from serving.errors import SignatureMismatch
+from serving.inference import Buffer, InferRequest, InferResponse, Layout
+from serving.protocol.check import Accepted, Contract
+from serving.protocol.grpc_answer import GrpcAnswer
+from serving.protocol.grpc_head import GrpcHead
+from serving.protocol.grpc_request import Declared, no_data, read_contents
+from serving.protocol.recent import Recent
+from serving.protocol.schema import ModelInferRequest, parse
+from serving.tensor import Signature
+
+
+class GrpcPlan:
+    """How the answer to one request is to be written."""
+
+    __slots__ = ("answer", "id")
+
+    def __init__(self, answer: GrpcAnswer, id: str) -> None:
+        self.answer = answer
+        self.id = id
+
+
+class _Known:
+    """What a head without typed contents means.
+
+    layout   None where the raws are not the payload as they stand: another order, or BYTES to be looked at
+    single   size of the input where it is the only one, else -1
+    """
+
+    __slots__ = ("accepted", "answer", "layout", "plan", "priority", "single", "sizes", "timeout_us")
+
+    def __init__(self, accepted: Accepted, answer: GrpcAnswer, priority: int, timeout_us: int) -> None:
+        self.accepted = accepted
+        self.answer = answer
+        self.plan = GrpcPlan(answer, "")
+        self.priority = priority
+        self.timeout_us = timeout_us
+        self.layout: Layout | None = accepted.layout if accepted.order is None else None
+        self.sizes = list(accepted.sizes)
+        self.single = self.sizes[0] if len(self.sizes) == 1 else -1
+
+
+class GrpcCodec:
+    """gRPC messages to requests, and responses to messages. Not safe to use from several threads."""
+
+    __slots__ = ("_answers", "_contract", "_known", "model", "version")
+
+    def __init__(self, model: str, version: str, signature: Signature) -> None:
+        self.model = model
+        self.version = version
+        self._contract = Contract(model, version, signature)
+        self._known: Recent[bytes, _Known] = Recent(256, 1 << 20)
+        self._answers: Recent[tuple[str, ...], GrpcAnswer] = Recent(64)
+
+    def decode(self, head: GrpcHead) -> tuple[InferRequest, GrpcPlan]:
+        """Return the request and how to answer it; the payload is the raws (or typed contents written as raws).
+
+        Raises InvalidArgument (and below) for everything that the caller can put right, Unsupported for what we do not do.
+        """
+        found = self._known.young.get(head.head_bytes)
+        if found is not None:
+            known = found[0]
+            layout = known.layout
+            raws = head.raws
+            if layout is not None and (len(raws[0]) == known.single if len(raws) == 1 else [len(raw) for raw in raws] == known.sizes):
+                id = head.id
+                plan = GrpcPlan(known.answer, id) if id else known.plan
+                return InferRequest(self.model, self.version, layout, raws, id, 0.0, known.priority, known.timeout_us), plan
+        return self._decode(head)
+
+    def encode(self, plan: GrpcPlan, response: InferResponse) -> list[Buffer]:
+        """Return the parts of one ModelInferResponse."""
+        return plan.answer.write(plan.id, response)
+
+    def _decode(self, head: GrpcHead) -> tuple[InferRequest, GrpcPlan]:
+        known = self._known.find(head.head_bytes)
+        if known is None:
+            declared = Declared(parse(ModelInferRequest, head.head_bytes))
+            if declared.has_contents:
+                return self._from_contents(head, declared)
+            known = self._accept(declared)
+            self._known.keep(head.head_bytes, known, len(head.head_bytes) + 512)
+        accepted = known.accepted
+        sizes = self._check_raws(accepted, head.raws)
+        plan = GrpcPlan(known.answer, head.id)
+        return self._request(accepted, sizes, list(head.raws), plan, known), plan
+
+    def _from_contents(self, head: GrpcHead, declared: Declared) -> tuple[InferRequest, GrpcPlan]:
+        if head.raws:
+            name = next(n for n, c in zip(declared.names, declared.contents, strict=True) if c is not None)
+            raise SignatureMismatch(
+                f"contents field must not be specified when using raw_input_contents for '{name}' for model '{self.model}'"
+            )
+        known = self._accept(declared)
+        buffers = read_contents(declared, known.accepted, self._contract)
+        plan = GrpcPlan(known.answer, head.id)
+        return self._request(known.accepted, tuple(map(len, buffers)), list(buffers), plan, known), plan
+
+    def _accept(self, declared: Declared) -> _Known:
+        priority, timeout_us, parameters = declared.control
+        accepted = self._contract.accept(declared.names, declared.labels, declared.shapes, declared.outputs, parameters)
+        answer = self._answers.find(accepted.outputs)
+        if answer is None:
+            answer = GrpcAnswer(self.model, self.version, accepted.outputs or tuple([s.name for s in self._contract.signature.outputs]))
+            self._answers.keep(accepted.outputs, answer)
+        return _Known(accepted, answer, priority, timeout_us)
+
+    def _request(
+        self, accepted: Accepted, sizes: tuple[int, ...], buffers: list[Buffer], plan: GrpcPlan, known: _Known
+    ) -> InferRequest:  # fmt: skip
+        if accepted.order is not None:
+            buffers = [buffers[i] for i in accepted.order]
+        return InferRequest(
+            self.model, self.version, accepted.layout_of(sizes), buffers, plan.id, 0.0, known.priority, known.timeout_us
+        )  # fmt: skip
+
+    def _check_raws(self, accepted: Accepted, raws: list[memoryview]) -> tuple[int, ...]:
+        """Return the sizes of the raw contents, each of which must fit its input, checked from the last."""
+        specs = accepted.specs
+        if len(raws) < len(specs):
+            raise no_data(specs[len(raws)].name, self.model)
+        if len(raws) > len(specs):
+            raise SignatureMismatch(f"unexpected additional input data for model '{self.model}'")
+        for i in range(len(raws) - 1, -1, -1):
+            if accepted.sizes[i] < 0:
+                self._contract.check_bytes_tensor(raws[i], accepted.counts[i], specs[i].name)
+            elif len(raws[i]) != accepted.sizes[i]:
+                raise self._contract.size_mismatch(specs[i].name, accepted.sizes[i], len(raws[i]))
+        return tuple(map(len, raws))

@@ -1,0 +1,112 @@
+"""A parsed ModelInferRequest, field by field: what it declares, before anything is held against the model."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from struct import Struct
+from typing import Any, Final
+
+from serving.errors import InvalidArgument, SignatureMismatch, Unsupported
+from serving.protocol import control
+from serving.protocol.check import Accepted, Contract
+from serving.protocol.json_tensor import ARRAY_CODE
+from serving.tensor import TensorSpec
+
+_CONTENTS: Final = {
+    "bool_contents": ("BOOL",),
+    "int_contents": ("INT8", "INT16", "INT32"),
+    "int64_contents": ("INT64",),
+    "uint_contents": ("UINT8", "UINT16", "UINT32"),
+    "uint64_contents": ("UINT64",),
+    "fp32_contents": ("FP32",),
+    "fp64_contents": ("FP64",),
+    "bytes_contents": ("BYTES",),
+}
+_LENGTH: Final = Struct("<I")
+_ALLOWED: Final = ("triton_enable_empty_final_response",)
+
+
+class Declared:
+    """Names, datatypes, shapes, outputs and parameters of a message. `contents`: typed data per input, or None."""
+
+    __slots__ = ("contents", "control", "labels", "names", "outputs", "shapes")
+
+    def __init__(self, message: Any) -> None:
+        """Read a ModelInferRequest. Raises InvalidArgument and Unsupported."""
+        self.control = control.read(_values(message.parameters), _ALLOWED) if message.parameters else control.NONE
+        inputs = list(message.inputs)
+        self.names: tuple[str, ...] = tuple([i.name for i in inputs])
+        self.labels: tuple[str, ...] = tuple([i.datatype for i in inputs])
+        self.shapes: tuple[tuple[int, ...], ...] = tuple([tuple(i.shape) for i in inputs])
+        self.contents: list[Any] = [i.contents if i.HasField("contents") else None for i in inputs]
+        for item in inputs:
+            if item.parameters and "shared_memory_region" in item.parameters:
+                raise Unsupported("Client shared memory is disabled")
+        for item in message.outputs:
+            if "shared_memory_region" in item.parameters:
+                raise Unsupported("Client shared memory is disabled")
+            if "classification" in item.parameters:
+                raise Unsupported(f"classification is not supported, remove the parameter from output '{item.name}'")
+        self.outputs: tuple[str, ...] = tuple([o.name for o in message.outputs])
+
+    @property
+    def has_contents(self) -> bool:
+        return self.contents.count(None) < len(self.contents)
+
+    def __repr__(self) -> str:
+        return f"Declared({', '.join(self.names)})"
+
+
+def read_contents(declared: Declared, accepted: Accepted, contract: Contract) -> list[bytes]:
+    """Return the wire bytes of inputs that come as typed contents. Raises InvalidArgument, for the last bad one."""
+    buffers = [b""] * len(declared.contents)
+    for i in range(len(buffers) - 1, -1, -1):
+        spec = accepted.specs[i]
+        contents = declared.contents[i]
+        if contents is None:
+            if accepted.counts[i]:
+                raise no_data(spec.name, contract.model)
+            continue
+        buffers[i] = _to_wire(contents, spec, contract)
+        if accepted.sizes[i] < 0:
+            contract.check_bytes_tensor(buffers[i], accepted.counts[i], spec.name)
+        elif len(buffers[i]) != accepted.sizes[i]:
+            raise contract.size_mismatch(spec.name, accepted.sizes[i], len(buffers[i]))
+    return buffers
+
+
+def no_data(name: str, model: str) -> SignatureMismatch:
+    """Return the error for an input that neither the message nor its raw contents say anything about."""
+    return SignatureMismatch(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
+
+
+def _to_wire(contents: Any, spec: TensorSpec, contract: Contract) -> bytes:
+    label = spec.dtype.label
+    filled = [descriptor.name for descriptor, _ in contents.ListFields()]
+    for kind in filled:
+        if label not in _CONTENTS[kind]:
+            raise SignatureMismatch(
+                f"unexpected explicit tensor data for input tensor '{spec.name}' for model '{contract.model}' "
+                f"of type '{_CONTENTS[kind][-1]}', expected datatype '{label}'"
+            )
+    if not filled:
+        return b""
+    values = list(getattr(contents, filled[0]))
+    if label == "BYTES":
+        return b"".join([_LENGTH.pack(len(v)) + v for v in values])
+    if label == "BOOL":
+        return bytes(values)
+    try:
+        return array(ARRAY_CODE[label], values).tobytes()
+    except OverflowError:
+        raise InvalidArgument(f"number out of the range of {label} for input tensor '{spec.name}' for model '{contract.model}'") from None
+
+
+def _values(parameters: Mapping[str, Any]) -> dict[str, object]:
+    """Return plain values; None where a parameter holds nothing."""
+    values: dict[str, object] = {}
+    for key, parameter in parameters.items():
+        chosen = parameter.WhichOneof("parameter_choice")
+        values[key] = getattr(parameter, chosen) if chosen else None
+    return values
