@@ -15,13 +15,14 @@ Why layouts are defined once per connection: names, shapes and parameters of a r
 requests of a client; sending them once leaves a 32-byte record and the tensor bytes. Either side keeps at most
 `MAX_LAYOUTS` and reuses ids, so a peer with ever new shapes costs one DEFINE per request and no memory.
 
-A record with FLAG_SHM has 16 bytes of payload: offset u64 · length u64 in the sender's shared memory.
+A record with FLAG_SHM has 16 bytes of payload: offset u64 · length u64 in the sender's shared memory (`arena.py`).
+`payload_bytes` of the record then counts these 16 bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from struct import Struct
+from struct import Struct, pack
 from typing import NamedTuple
 
 from serving.errors import DecodeError
@@ -61,7 +62,7 @@ class Frame(NamedTuple):
     """One whole frame. `payload` is a view into the bytes received and keeps them alive."""
 
     kind: int
-    count: int
+    count: int  # type: ignore[assignment]  # our field, over tuple.count, which nobody calls on a frame
     table: bytes | memoryview
     payload: memoryview
 
@@ -82,9 +83,22 @@ def encode_define(layout_id: int, body: bytes) -> bytes:
 
 
 def encode_keys(kind: int, keys: list[int]) -> bytes:
-    """Return a whole CANCEL frame. At most MAX_COUNT keys."""
-    table = b"".join([KEY.pack(k) for k in keys])
-    return HEADER.pack(kind, 0, len(keys), len(table), 0) + table
+    """Return CANCEL frames for the keys: one, or as many as MAX_COUNT asks for."""
+    return _encode_words(kind, "I", 4, keys)
+
+
+def encode_offsets(offsets: list[int]) -> bytes:
+    """Return FREE frames for the slots at these offsets of the receiver's shared memory."""
+    return _encode_words(FREE, "Q", 8, offsets)
+
+
+def _encode_words(kind: int, code: str, size: int, words: list[int]) -> bytes:
+    frames = []
+    for at in range(0, len(words), MAX_COUNT):
+        part = words[at : at + MAX_COUNT]
+        frames.append(HEADER.pack(kind, 0, len(part), size * len(part), 0))
+        frames.append(pack(f"<{len(part)}{code}", *part))
+    return b"".join(frames)
 
 
 class FrameReader:
@@ -94,15 +108,16 @@ class FrameReader:
     connection must then be closed, there is no way to find the next frame.
     """
 
-    __slots__ = ("_missing", "_parts", "_size")
+    __slots__ = ("_max_payload", "_missing", "_parts", "_size")
 
-    def __init__(self) -> None:
+    def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+        self._max_payload = max_payload_bytes
         self._parts: list[bytes] = []
         self._size = 0
         self._missing = 0
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield the frames that `data` completes."""
+        """Yield the frames that `data` completes. Run it to its end: what it has not yielded is lost."""
         if self._parts:
             self._parts.append(data)
             self._size += len(data)
@@ -113,10 +128,11 @@ class FrameReader:
         at = 0
         end = len(data)
         view = memoryview(data)
+        max_payload = self._max_payload
         while end - at >= HEADER_BYTES:
             kind, _, count, table_bytes, payload_bytes = HEADER.unpack_from(data, at)
             record = _RECORD_BYTES.get(kind)
-            if record is None or table_bytes != record * count or payload_bytes > MAX_PAYLOAD_BYTES:
+            if record is None or table_bytes != record * count or payload_bytes > max_payload or (kind == DEFINE and count != 1):
                 raise DecodeError(f"not a frame: kind {kind}, {count} records, table of {table_bytes} bytes")
             body = at + HEADER_BYTES + table_bytes
             stop = body + payload_bytes

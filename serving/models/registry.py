@@ -1,0 +1,30 @@
+"""Which file in this folder serves which runtime. The one place where a runtime is imported, by name: a replica of a
+Python class must not pay 200 MB and two seconds for torch.
+
+A runtime is a module with `create(plan, device) -> Model`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from serving.errors import InvalidArgument
+from serving.hosting import VersionPlan
+from serving.models.model import Model
+
+RUNTIMES: dict[str, str] = {
+    "python": "serving.models.python",
+    "torch": "serving.models.torch",
+}
+
+
+def create(plan: VersionPlan, device: str = "cpu") -> Model:
+    """Return the model of a plan, not loaded yet. device: "cpu", or "cuda" where the plan was given a GPU.
+
+    Raises InvalidArgument for a runtime that nobody knows.
+    """
+    module = RUNTIMES.get(plan.runtime)
+    if module is None:
+        raise InvalidArgument(f"runtime '{plan.runtime}' of '{plan.key}' is not known, expected one of {', '.join(RUNTIMES)}")
+    model: Model = import_module(module).create(plan, device)
+    return model

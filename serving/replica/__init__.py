@@ -1,0 +1,1 @@
+"""The replica: a process that holds loaded versions and answers frames."""
