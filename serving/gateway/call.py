@@ -1,0 +1,204 @@
+"""Call, Served, and the ports between them: one prediction on its way through a gateway.
+
+A `Call` is made by `Service.submit`, waits in a `Channel` for its answer, and ends exactly once: its owner gets
+`answer(call, response)`, or the owner took it back with `cancel()` and hears nothing more. All of this lives on the
+one loop of the gateway; nothing here is safe from other threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from serving.gateway.tally import Cell, VersionTally
+from serving.inference import InferRequest, InferResponse
+from serving.protocol.grpc import GrpcCodec
+from serving.protocol.rest import RestCodec
+from serving.tensor import Signature
+
+
+class Owner(Protocol):
+    """The protocol side of a call: a connection or one of its streams."""
+
+    def answer(self, call: Call, response: InferResponse) -> None:
+        """Take the answer. Called once, never inside `submit`. Must not raise; what it raises is only logged."""
+
+
+class Canceller(Protocol):
+    """What a call tells when its owner has gone."""
+
+    def cancelled(self, call: Call) -> None: ...
+
+
+class Description(NamedTuple):
+    """What a replica says about one version that it holds."""
+
+    model: str
+    version: str
+    signature: Signature
+    platform: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.model}/{self.version}"
+
+
+class Channel(Protocol):
+    """The way to one replica.
+
+    inflight   calls sent and not answered, of all versions; `PeerPool` picks by it
+    paused     the socket does not take what was written so far: others are picked first
+    versions   what is behind it, by key; empty until the replica has said HELLO
+    usable     takes new calls: HELLO has been said, no DRAIN, not lost
+    """
+
+    inflight: int
+    paused: bool
+    usable: bool
+    versions: dict[str, Description]
+
+    def send(self, call: Call) -> None:
+        """Take the call. It leaves at the end of this turn of the loop, with the others of the turn."""
+
+    def cancel(self, call: Call) -> None:
+        """Forget the call: its answer, should one come, is dropped."""
+
+    def room(self) -> bool:
+        """Say whether another call may be queued behind what the socket has not taken yet."""
+
+    def calls(self) -> list[Call]:
+        """Return all calls in flight."""
+
+    def tick(self) -> None:
+        """Look whether the replica is alive. Called once a ping interval."""
+
+    def retire(self) -> None:
+        """Take nothing new, and close when the last call has been answered."""
+
+    def close(self, reason: str) -> None:
+        """Give up the connection now. Calls in flight are handed back."""
+
+
+class ChannelOwner(Protocol):
+    """What a channel tells about itself. Never inside `send`."""
+
+    def connected(self, channel: Channel) -> None:
+        """The connection is there; the replica has not said HELLO."""
+
+    def ready(self, channel: Channel) -> None:
+        """The replica has said HELLO, or has said it again with other versions."""
+
+    def draining(self, channel: Channel) -> None:
+        """The replica takes no new calls."""
+
+    def lost(self, channel: Channel, sent: list[Call], unsent: list[Call], reason: str) -> None:
+        """The connection is gone. `sent` may have run, `unsent` never left this process."""
+
+
+Deliver = Callable[["Call", InferResponse, float], None]
+"""deliver(call, response, now): takes one answer. Called per answer, so it is a function and not a port."""
+
+
+class Pool(Protocol):
+    """The channels of one version."""
+
+    def pick(self) -> Channel | None: ...
+
+    def ready(self) -> bool: ...
+
+
+class Served:
+    """One version that clients can call, as its replicas describe it. Replaced when the description changes.
+
+    key            "model/version", as in frames and `set_peers`
+    at_most_once   a call is never sent twice (from the route)
+    tally          counts; outlives this object
+    """
+
+    __slots__ = ("at_most_once", "grpc", "key", "model", "platform", "pool", "rest", "signature", "tally", "version")
+
+    def __init__(self, description: Description, pool: Pool, tally: VersionTally, max_json_bytes: int) -> None:
+        model, version, signature, platform = description
+        self.model = model
+        self.version = version
+        self.key = description.key
+        self.signature = signature
+        self.platform = platform
+        self.pool = pool
+        self.tally = tally
+        self.rest = RestCodec(model, version, signature, max_json_bytes=max_json_bytes)
+        self.grpc = GrpcCodec(model, version, signature)
+        self.at_most_once = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether a replica takes requests for it now."""
+        return self.pool.ready()
+
+    def __repr__(self) -> str:
+        return f"Served({self.key}, {'ready' if self.ready else 'not ready'})"
+
+
+class Call:
+    """One request on its way. The first group is for the owner; the second belongs to service and channel.
+
+    started    time.monotonic() of `submit`
+    open       false once it has been answered or cancelled
+    channel    where it is now; None while it waits for a peer, and when it has ended
+    key        its number on that channel; 0 while it has not left
+    attempt    0, or 1 when it was sent again
+    bucket     the set of `Deadlines` that holds it
+    """
+
+    __slots__ = (
+        "attempt",
+        "bucket",
+        "cell",
+        "channel",
+        "key",
+        "open",
+        "owner",
+        "payload_bytes",
+        "plan",
+        "request",
+        "served",
+        "service",
+        "started",
+    )  # fmt: skip
+
+    channel: Channel | None
+    bucket: set[Call] | None
+
+    def __init__(
+        self,
+        served: Served,
+        request: InferRequest,
+        owner: Owner,
+        plan: object,
+        cell: Cell,
+        payload_bytes: int,
+        started: float,
+        service: Canceller,
+    ) -> None:
+        self.served = served
+        self.request = request
+        self.owner = owner
+        self.plan = plan
+        self.started = started
+        self.cell = cell
+        self.payload_bytes = payload_bytes
+        self.service = service
+        self.open = True
+        self.channel = None
+        self.key = 0
+        self.attempt = 0
+        self.bucket = None
+
+    def cancel(self) -> None:
+        """Take the call back: after this its owner is never called. Does nothing when it has ended already."""
+        if self.open:
+            self.service.cancelled(self)
+
+    def __repr__(self) -> str:
+        state = "ended" if not self.open else "waiting" if self.channel is None else "in flight"
+        return f"Call({self.served.key}, {state}, attempt {self.attempt})"

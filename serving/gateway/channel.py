@@ -1,0 +1,361 @@
+"""SocketChannel: the way to one replica over a Unix socket or TCP, in frames.
+
+Calls of one turn of the loop leave in one REQUESTS frame and one write; cancels of one turn in one CANCEL frame.
+Whatever is wrong with what a replica sends (garbage, silence, end of file) costs this connection and nothing else:
+its calls are handed back to the `ChannelOwner`, which decides about each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from struct import error as StructError
+from time import monotonic
+from typing import cast
+
+import orjson
+
+from serving.errors import Code, DecodeError, Internal, InvalidArgument, ServingError
+from serving.gateway.call import Call, ChannelOwner, Deliver, Description
+from serving.gateway.layouts import LayoutCache, LayoutIds
+from serving.inference import Buffer, InferResponse, Layout
+from serving.tensor import Signature
+from serving.wire.frame import (
+    CANCEL,
+    DEFINE,
+    DRAIN,
+    HELLO,
+    KEY,
+    MAX_COUNT,
+    MAX_LAYOUTS,
+    PING,
+    PONG,
+    PROTOCOL,
+    REQUEST,
+    REQUESTS,
+    RESPONSE,
+    RESPONSES,
+    Frame,
+    FrameReader,
+    encode,
+    encode_define,
+    encode_json,
+    encode_keys,
+)
+
+SILENT_TICKS = 4
+"""Ticks (of a second, see `Peers`) without a byte from a replica that was pinged: it is lost."""
+DRAINED = "drained"
+"""Reason of a connection that ended as it should."""
+HIGH_WATER_BYTES = 32 << 20
+LOW_WATER_BYTES = 8 << 20
+MAX_BUFFER_BYTES = 256 << 20
+JOIN_BYTES = 64 * 1024
+"""Payloads up to this size in all are copied into one buffer with their table; larger ones go to the kernel as they lie."""
+
+_KEY_MASK = 0xFFFFFFFF
+_OK = Code.OK
+_CODES = tuple(Code)
+
+
+class SocketChannel(asyncio.Protocol):
+    """See `call.Channel`. `closed` is done when the connection is gone."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, owner: ChannelOwner, deliver: Deliver, responses: LayoutCache, gateway: str = "gateway"
+    ) -> None:
+        self.inflight = 0
+        self.paused = False
+        self.usable = False
+        self.versions: dict[str, Description] = {}
+        self.closed: asyncio.Future[str] = loop.create_future()
+        self._loop = loop
+        self._owner = owner
+        self._deliver = deliver
+        self._gateway = gateway
+        self._transport: asyncio.Transport
+        self._lost = False
+        self._retired = False
+        self._silent = 0
+        # Down.
+        self._queue: list[Call] = []
+        self._cancels: list[int] = []
+        self._scheduled = False
+        self._calls: dict[int, Call] = {}
+        self._key = 0
+        self._ids = LayoutIds()
+        # Up.
+        self._reader = FrameReader()
+        self._responses = responses
+        self._layouts: dict[int, Layout] = {}
+
+    # Down: calls to the replica.
+
+    def send(self, call: Call) -> None:
+        self.inflight += 1
+        self._queue.append(call)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def cancel(self, call: Call) -> None:
+        self.inflight -= 1
+        call.channel = None
+        # A call that is still in the queue is left there: `_flush` passes over what is not its own any more.
+        if self._calls.pop(call.key, None) is not None:
+            self._cancels.append(call.key)
+            if not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
+
+    def room(self) -> bool:
+        return self._transport.get_write_buffer_size() < MAX_BUFFER_BYTES
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._lost:
+            return
+        parts: list[Buffer] = []
+        if self._cancels:
+            cancels = self._cancels
+            self._cancels = []
+            parts.extend(encode_keys(CANCEL, cancels[at : at + MAX_COUNT]) for at in range(0, len(cancels), MAX_COUNT))
+        if self._queue:
+            queue = self._queue
+            self._queue = []
+            self._write_requests(queue, parts)
+        elif parts:
+            self._transport.write(b"".join(parts))
+        if self._retired:
+            self._close_when_done()
+
+    def _write_requests(self, queue: list[Call], parts: list[Buffer]) -> None:
+        """Write `parts`, the DEFINEs that the calls need, and the calls in one frame (more only where it must be)."""
+        calls = self._calls
+        ids = self._ids
+        find = ids.find
+        pack = REQUEST.pack
+        key = self._key
+        now = monotonic()
+        table: list[bytes] = []
+        payload: list[Buffer] = []
+        payload_bytes = 0
+        refused: list[Call] = []
+        first = 0
+        for at, call in enumerate(queue):
+            if call.channel is not self:
+                continue  # cancelled before it left
+            request = call.request
+            layout_id = find(call.served.key, request.layout)
+            if layout_id < 0 or len(table) == MAX_COUNT:
+                if table and (ids.full or layout_id >= 0):
+                    # The new layout takes an id that records of this frame may use, or the frame is full.
+                    self._write(parts, table, payload, payload_bytes, queue[first:at])
+                    parts, table, payload, payload_bytes, first = [], [], [], 0, at
+                if layout_id < 0:
+                    layout_id, body = ids.define(call.served.key, request.layout)
+                    parts.append(encode_define(layout_id, body))
+            key = (key + 1) & _KEY_MASK or 1
+            while key in calls:
+                key = (key + 1) & _KEY_MASK or 1
+            nbytes = call.payload_bytes
+            deadline = request.deadline
+            budget_us = max(1, int((deadline - now) * 1e6)) if deadline else 0
+            try:
+                record = pack(key, layout_id, budget_us, nbytes, request.priority, 0, call.attempt, request.timeout_us)
+            except StructError:
+                refused.append(call)
+                continue
+            call.key = key
+            calls[key] = call
+            table.append(record)
+            payload += request.payload
+            payload_bytes += nbytes
+        self._key = key
+        if table or parts:
+            self._write(parts, table, payload, payload_bytes, queue[first:])
+        if refused:
+            self._refuse(refused, InvalidArgument("priority or timeout of the request is out of range"))
+
+    def _write(self, parts: list[Buffer], table: list[bytes], payload: list[Buffer], payload_bytes: int, calls: list[Call]) -> None:
+        if table:
+            parts.append(encode(REQUESTS, len(table), b"".join(table), payload_bytes))
+        if payload_bytes <= JOIN_BYTES:
+            body = b"".join(payload)
+            if len(body) == payload_bytes:
+                parts.append(body)
+                self._transport.write(b"".join(parts))
+                return
+        elif sum([memoryview(b).nbytes for b in payload]) == payload_bytes:
+            parts += payload
+            self._transport.writelines(parts)
+            return
+        # One payload is not as long as its layout says: it would shift all that follow on this connection.
+        if len(parts) > 1:
+            self._transport.write(b"".join(parts[:-1]))
+        refused = []
+        for call in calls:
+            if call.channel is self and self._calls.pop(call.key, None) is not None:
+                call.key = 0
+                if sum([memoryview(b).nbytes for b in call.request.payload]) == call.payload_bytes:
+                    self.inflight -= 1
+                    self.send(call)
+                else:
+                    refused.append(call)
+        self._refuse(refused, Internal("payload of the request does not fit its layout"))
+
+    def _refuse(self, calls: list[Call], error: ServingError) -> None:
+        """Answer calls that have not left."""
+        now = monotonic()
+        for call in calls:
+            if call.channel is self:
+                self.inflight -= 1
+                served = call.served
+                self._deliver(call, InferResponse(served.model, served.version, None, b"", error.code, error.message), now)
+
+    # Up: what the replica sends.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = self._transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
+        transport.write(encode_json(HELLO, orjson.dumps({"protocol": PROTOCOL, "gateway": self._gateway})))
+        self._owner.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._silent = 0
+        try:
+            for frame in self._reader.feed(data):
+                if frame.kind == RESPONSES:
+                    self._take_responses(frame)
+                else:
+                    self._take(frame)
+                if self._lost:
+                    return
+        except DecodeError as e:
+            self._lose(f"garbage from the replica: {e.message}")
+            return
+        if self._retired:
+            self._close_when_done()
+
+    def _take_responses(self, frame: Frame) -> None:
+        calls = self._calls
+        layouts = self._layouts
+        deliver = self._deliver
+        payload = frame.payload
+        end = len(payload)
+        now = monotonic()
+        at = 0
+        for key, layout_id, nbytes, queue_us, compute_us, rows, code, _, retry_ms in RESPONSE.iter_unpack(frame.table):
+            stop = at + nbytes
+            if stop > end:
+                break
+            call = calls.get(key)
+            if call is not None:
+                served = call.served
+                if not code:
+                    layout = layouts.get(layout_id)
+                    if layout is None or layout.payload_bytes != nbytes:
+                        raise DecodeError(f"answer of {nbytes} bytes with layout {layout_id}, which is {layout}")
+                    response = InferResponse(
+                        served.model, served.version, layout, payload[at:stop], _OK, "", queue_us, compute_us, rows
+                    )  # fmt: skip
+                else:
+                    response = InferResponse(
+                        served.model, served.version, None, b"", _CODES[code] if code < len(_CODES) else Code.INTERNAL,
+                        str(payload[at:stop], "utf-8", "replace"), queue_us, compute_us, rows, retry_ms / 1000,
+                    )  # fmt: skip
+                del calls[key]
+                self.inflight -= 1
+                deliver(call, response, now)
+            # else: late, its call was cancelled
+            at = stop
+        if at != end:
+            raise DecodeError(f"RESPONSES with {end} bytes of payload, whose records say otherwise")
+
+    def _take(self, frame: Frame) -> None:
+        kind = frame.kind
+        if kind == DEFINE:
+            if frame.count != 1:
+                raise DecodeError("DEFINE of other than one layout")
+            (layout_id,) = KEY.unpack(frame.table)
+            if layout_id >= MAX_LAYOUTS:
+                raise DecodeError(f"layout id {layout_id} is out of range")
+            self._layouts[layout_id] = self._responses.get(bytes(frame.payload))
+        elif kind == HELLO:
+            self.versions = _read_hello(bytes(frame.payload))
+            self.usable = not self._retired
+            self._owner.ready(self)
+        elif kind == DRAIN:
+            self.retire()
+        elif kind != PONG:
+            raise DecodeError(f"frame of kind {kind} does not go this way")
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+
+    # Life.
+
+    def calls(self) -> list[Call]:
+        return [*self._calls.values(), *(c for c in self._queue if c.channel is self)]
+
+    def tick(self) -> None:
+        if self._silent >= SILENT_TICKS:
+            self._lose("silent")
+        elif not self._lost:
+            self._silent += 1
+            self._transport.write(encode_json(PING))
+
+    def retire(self) -> None:
+        self._retired = True
+        if self.usable:
+            self.usable = False
+            self._owner.draining(self)
+        if not self._scheduled:
+            self._close_when_done()
+
+    def _close_when_done(self) -> None:
+        if not self.inflight and not self._scheduled:
+            self._lose(DRAINED)
+
+    def close(self, reason: str) -> None:
+        self._lose(reason)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(f"connection lost: {exc}" if exc else "connection closed by the replica")
+
+    def _lose(self, reason: str) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self.usable = False
+        sent = list(self._calls.values())
+        unsent = [c for c in self._queue if c.channel is self]
+        self._calls.clear()
+        self._queue.clear()
+        self.inflight = 0
+        for call in sent:
+            call.channel = None
+            call.key = 0
+        for call in unsent:
+            call.channel = None
+        self._transport.abort()
+        self.closed.set_result(reason)
+        self._owner.lost(self, sent, unsent, reason)
+
+    def __repr__(self) -> str:
+        state = "lost" if self._lost else "usable" if self.usable else "drained" if self._retired else "no HELLO yet"
+        return f"SocketChannel({state}, {self.inflight} in flight{', paused' if self.paused else ''})"
+
+
+def _read_hello(body: bytes) -> dict[str, Description]:
+    """Return the versions of a replica's HELLO. Raises DecodeError."""
+    try:
+        hello = orjson.loads(body)
+        if hello["protocol"] != PROTOCOL:
+            raise DecodeError(f"replica speaks protocol {hello['protocol']}, this gateway {PROTOCOL}")
+        found = [Description(v["model"], v["version"], Signature.from_json(v["signature"]), v["platform"]) for v in hello["versions"]]
+        return {d.key: d for d in found}
+    except (ValueError, TypeError, KeyError, AttributeError, InvalidArgument) as e:
+        raise DecodeError(f"HELLO that cannot be read: {e}") from e

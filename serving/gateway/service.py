@@ -1,0 +1,336 @@
+"""Service: from a request to its answer. Knows versions, peers, deadlines and bounds; knows no protocol.
+
+The life of a call
+1. `resolve` finds the version that answers; the protocol side decodes with that version's codec.
+2. `submit` lets it in (bounds, draining), picks the replica with the least in flight, and sends it.
+3. The answer comes back from the channel and goes to the call's owner: exactly once. Whatever comes later is dropped.
+   - Its deadline or the gateway's own bound is over first: DEADLINE_EXCEEDED from here, CANCEL to the replica.
+   - The owner has gone: `call.cancel()`, CANCEL to the replica, no answer.
+   - The replica is lost: the call goes once to another one, waiting up to RETRY_WAIT_S for one to appear;
+     never where the route says `at_most_once`. A call that had not left yet moves without counting as sent.
+
+All of it runs on the gateway's one loop. Nothing here may be called from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from time import monotonic
+
+from serving.errors import DeadlineExceeded, QueueFull, ReplicaLost, ServingError, Unavailable
+from serving.gateway.admission import Admission
+from serving.gateway.call import Call, Channel, Owner, Served
+from serving.gateway.deadlines import Deadlines
+from serving.gateway.peers import TICK_S, PeerAddress, Peers
+from serving.gateway.tally import Tally
+from serving.inference import InferRequest, InferResponse
+from serving.routing import Route, RouteTable, choose
+from serving.state import GatewayLimits, GatewayState
+
+RETRY_WAIT_S = 2.0
+MAX_WAITING = 4096
+"""Calls of lost replicas that may wait for another one, of all versions together."""
+
+STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
+DEADLINE = "Deadline Exceeded"
+
+
+class Service:
+    """See the architecture notes, "Inside the gateway". Made inside the running loop."""
+
+    def __init__(self, tally: Tally, limits: GatewayLimits, loop: asyncio.AbstractEventLoop, name: str = "gateway", node: str = "") -> None:
+        self.tally = tally
+        self.limits = limits
+        self.server_name = GatewayState().server_name
+        self.admission = Admission(limits)
+        self._loop = loop
+        self._peers = Peers(loop, self, self.deliver, tally, name, node)
+        self._revision = -1
+        self._routes = RouteTable()
+        self._resolved: dict[tuple[str, str], Served] = {}
+        """(model, version as asked) of everything that can be answered."""
+        self._deadlines = Deadlines()
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._waiting: dict[Call, None] = {}
+        """Calls of lost replicas that wait for another one, oldest first."""
+        self._draining = False
+        self._closed = False
+        self._idle: asyncio.Event | None = None
+        self._timer = loop.call_later(TICK_S, self._tick)
+
+    # What the gateway is told.
+
+    def apply(self, state: GatewayState) -> int:
+        """Take routes and limits, unless they are older than what is known. Returns the revision in force."""
+        if state.revision >= self._revision:
+            self._revision = state.revision
+            self._routes = state.routes
+            self.limits = state.limits
+            self.server_name = state.server_name
+            self.admission.limit(state.limits)
+            self._peers.limit(state.limits)
+            self._resolve_all()
+        return self._revision
+
+    def set_peers(self, published: Mapping[str, Iterable[PeerAddress]]) -> None:
+        """Take the replicas of all versions, by key."""
+        self._peers.publish(published)
+
+    def attach(self, channel: Channel) -> None:
+        """Take a channel that is already there, for all its versions (tests, micro-benchmarks)."""
+        self._peers.attach(channel)
+
+    # The way of a call.
+
+    def resolve(self, model: str, version: str) -> Served:
+        """Return the version that answers; "" as the version asks for the route's own.
+
+        Raises NotFound where no route has it, Unavailable while no replica has said HELLO.
+        """
+        served = self._resolved.get((model, version))
+        if served is None:
+            chosen = choose(self._routes, model, version)
+            self.tally.version(model, chosen).reject("not_ready")
+            raise _not_ready(model, chosen)
+        return served
+
+    def submit(self, served: Served, request: InferRequest, owner: Owner, plan: object, protocol: str) -> Call:
+        """Send the request on its way. `owner.answer` is called later, once, never from here.
+
+        Raises Unavailable (draining, bounds, no replica), QueueFull (all replicas congested), DeadlineExceeded.
+        """
+        channel = served.pool.pick()
+        payload_bytes = request.layout.payload_bytes
+        now = monotonic()
+        deadline = request.deadline
+        if self._draining or channel is None or (deadline and deadline <= now):
+            raise self._refusal(served, deadline)
+        try:
+            self.admission.enter(payload_bytes)
+        except ServingError:
+            served.tally.reject("overload")
+            raise
+        cell = served.tally[protocol]
+        cell.inflight += 1
+        call = Call(served, request, owner, plan, cell, payload_bytes, now, self)
+        if deadline:
+            self._watch(call, deadline, now)
+        call.channel = channel
+        channel.send(call)
+        return call
+
+    def cancelled(self, call: Call) -> None:
+        """End a call whose owner has gone (`Call.cancel`)."""
+        call.open = False
+        self._take_back(call)
+        call.cell.cancelled()
+        self._forget(call)
+
+    def deliver(self, call: Call, response: InferResponse, now: float) -> None:
+        """Give a call its answer (`call.Deliver`). The channel has forgotten it already."""
+        call.open = False
+        call.channel = None
+        call.cell.count(response, now - call.started)
+        self._forget(call)
+        try:
+            call.owner.answer(call, response)
+        except Exception as e:
+            # An owner's bug must not close the connection that its neighbours share.
+            self._loop.call_exception_handler({"message": f"owner of {call!r} failed to take its answer", "exception": e})
+
+    def _forget(self, call: Call) -> None:
+        bucket = call.bucket
+        if bucket is not None:
+            bucket.discard(call)
+            call.bucket = None
+        admission = self.admission
+        admission.leave(call.payload_bytes)
+        if self._idle is not None and not admission.inflight_requests:
+            self._idle.set()
+
+    def _refusal(self, served: Served, deadline: float) -> ServingError:
+        """Return why a request is not taken, and count it."""
+        if self._draining:
+            served.tally.reject("draining")
+            return Unavailable(STOPPING, retry_after_s=1.0)
+        if deadline and deadline <= monotonic():
+            served.tally.reject("deadline")
+            return DeadlineExceeded(DEADLINE)
+        if served.ready:
+            served.tally.reject("congested")
+            return QueueFull("Exceeds maximum queue size", retry_after_s=1.0)
+        served.tally.reject("not_ready")
+        return _not_ready(served.model, served.version)
+
+    def _fail(self, call: Call, error: ServingError) -> None:
+        served = call.served
+        self.deliver(
+            call,
+            InferResponse(served.model, served.version, None, b"", error.code, error.message, retry_after_s=error.retry_after_s),
+            monotonic(),
+        )
+
+    # Deadlines.
+
+    def _watch(self, call: Call, deadline: float, now: float) -> None:
+        """Have the call end at its deadline. One beyond the gateway's bound is left to `_tick`."""
+        if deadline - now < self.limits.request_timeout_s and self._deadlines.add(call, deadline, now):
+            self._set_deadline_timer(now)
+
+    def _set_deadline_timer(self, now: float) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        due = self._deadlines.next()
+        if due:
+            self._deadline_timer = self._loop.call_later(max(0.0, due - now), self._expire)
+
+    def _expire(self) -> None:
+        self._deadline_timer = None
+        now = monotonic()
+        for call in self._deadlines.due(now):
+            self._overdue(call)
+        self._set_deadline_timer(now)
+
+    def _overdue(self, call: Call) -> None:
+        if call.open:  # else ended by the owner of another call that was due with it
+            self._take_back(call)
+            self._fail(call, DeadlineExceeded(DEADLINE))
+
+    def _take_back(self, call: Call) -> None:
+        if call.channel is not None:
+            call.channel.cancel(call)
+        else:
+            self._waiting.pop(call, None)
+
+    def _tick(self) -> None:
+        """Once a second: ping the replicas; end what has taken longer than the gateway allows."""
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+        self._peers.tick()
+        before = monotonic() - self.limits.request_timeout_s
+        for channel in self._peers.channels():
+            for call in channel.calls():
+                if call.started <= before:
+                    self._overdue(call)
+
+    # Lost replicas (`peers.PeersOwner`).
+
+    def peer_lost(self, sent: list[Call], unsent: list[Call]) -> None:
+        """Move calls to other replicas, or answer them."""
+        waiting: list[Call] = []
+        now = monotonic()
+        for call in sent:
+            if not call.open:
+                continue
+            if call.attempt or call.served.at_most_once:
+                self._fail(call, _replica_lost(call))
+            elif 0.0 < call.request.deadline <= now:
+                self._fail(call, DeadlineExceeded(DEADLINE))
+            else:
+                call.attempt = 1
+                self._move(call, waiting)
+        for call in unsent:
+            if call.open:
+                self._move(call, waiting)
+        if waiting:
+            self._loop.call_later(RETRY_WAIT_S, self._give_up, waiting)
+
+    def _move(self, call: Call, waiting: list[Call]) -> None:
+        """Send the call elsewhere; where there is nowhere, have it wait."""
+        pool = self._peers.pool(call.served.key)
+        channel = pool.pick() if pool is not None else None
+        if channel is not None:
+            call.channel = channel
+            channel.send(call)
+        elif len(self._waiting) < MAX_WAITING and not self._closed:
+            self._waiting[call] = None
+            waiting.append(call)
+        else:
+            self._fail(call, _replica_lost(call))
+
+    def _give_up(self, calls: list[Call]) -> None:
+        for call in calls:
+            if call in self._waiting:
+                del self._waiting[call]
+                self._fail(call, _replica_lost(call))
+
+    def pools_changed(self, keys: Iterable[str]) -> None:
+        """Look up versions anew, and send the calls that waited for a replica."""
+        self._resolve_all()
+        for call in list(self._waiting):
+            pool = self._peers.pool(call.served.key)
+            channel = pool.pick() if pool is not None else None
+            if channel is not None:
+                del self._waiting[call]
+                call.channel = channel
+                channel.send(call)
+
+    def _resolve_all(self) -> None:
+        """Prepare `resolve`: every route under "" and under each of its versions."""
+        served = self._peers.served
+        resolved: dict[tuple[str, str], Served] = {}
+        for route in self._routes.routes.values():
+            for version in {*route.versions, route.stable}:
+                found = served.get(f"{route.endpoint}/{version}")
+                if found is not None:
+                    found.at_most_once = route.at_most_once
+                    resolved[route.endpoint, version] = found
+                    if version == route.stable:
+                        resolved[route.endpoint, ""] = found
+        self._resolved = resolved
+
+    # The whole.
+
+    def models(self) -> list[tuple[Route, dict[str, Served | None]]]:
+        """Return all routes, each with its versions; None for a version that no replica has described."""
+        return [(r, {v: self._resolved.get((r.endpoint, v)) for v in r.versions}) for r in self._routes.routes.values()]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every version of every route has a replica, and requests are taken."""
+        return not self._draining and all(s is not None and s.ready for _, versions in self.models() for s in versions.values())
+
+    def ready_versions(self, model: str) -> list[str]:
+        """Return the versions of a route that have a replica now."""
+        route = self._routes.routes.get(model)
+        found = [self._resolved.get((model, v)) for v in route.versions] if route is not None else []
+        return [s.version for s in found if s is not None and s.ready]
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for those in flight. Returns whether all were answered in time."""
+        self._draining = True
+        if self.admission.inflight_requests:
+            self._idle = asyncio.Event()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Give up all connections. Calls still in flight are answered with Unavailable, from here."""
+        self._draining = True
+        self._closed = True
+        self._timer.cancel()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        for call in [*self._waiting, *(call for channel in self._peers.channels() for call in channel.calls())]:
+            if call.open:
+                self._take_back(call)
+                self._fail(call, Unavailable(STOPPING, retry_after_s=1.0))
+        self._peers.close("gateway is stopping")
+
+    def __repr__(self) -> str:
+        state = "draining, " if self._draining else ""
+        return f"Service({state}revision {self._revision}, {self._peers!r}, {self.admission!r})"
+
+
+def _not_ready(model: str, version: str) -> Unavailable:
+    return Unavailable(f"Request for unknown model: '{model}' version {version} is not at ready state", retry_after_s=1.0)
+
+
+def _replica_lost(call: Call) -> ReplicaLost:
+    served = call.served
+    return ReplicaLost(f"The replica of model '{served.model}' version {served.version} was lost with the request in it", retry_after_s=1.0)
