@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from typing import cast
 
+from serving import VERSION
 from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupported, from_code
+from serving.gateway.call import Call
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
-from serving.gateway.service import Call, Service
+from serving.gateway.service import Service
 from serving.gateway.stream import START, InferStream, WatchStream
 from serving.inference import Buffer, InferResponse
-from serving.protocol import messages
-from serving.protocol.grpc import split
-from serving.protocol.grpc_frame import decompress_message, parse_timeout, percent_encode
+from serving.protocol import messages, metadata
+from serving.protocol.grpc import GrpcPlan
+from serving.protocol.grpc_frame import MessageReader, decompress, encode_status_message, parse_timeout, whole_message
+from serving.protocol.grpc_head import Splitter
+from serving.protocol.messages import Health
 from serving.protocol.status import grpc_status
 
 INFERENCE = "/inference.GRPCInferenceService/"
@@ -32,12 +37,13 @@ class GrpcApi:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._split = Splitter().split
         self._heads: dict[tuple[int, bool], bytes] = {}
         self._streams: set[InferStream | WatchStream] = set()
-        self._unary: dict[str, Callable[[memoryview], bytes]] = {
+        self._unary: dict[str, Callable[[Buffer], bytes]] = {
             INFERENCE + "ServerLive": lambda message: messages.server_live(True),
             INFERENCE + "ServerReady": lambda message: messages.server_ready(self._service.ready),
-            INFERENCE + "ServerMetadata": lambda message: messages.server_metadata(self._service.server_name),
+            INFERENCE + "ServerMetadata": lambda message: self._server_metadata(),
             INFERENCE + "ModelReady": self._model_ready,
             INFERENCE + "ModelMetadata": self._model_metadata,
             HEALTH + "Check": self._health_check,
@@ -61,11 +67,11 @@ class GrpcApi:
 
     def _infer(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
         service = self._service
-        asked = split(self._message(head, body))
+        asked = self._split(self._message(head, body))
         served = service.resolve(asked.model, asked.version)
         request, plan = served.grpc.decode(asked)
         if connection.grpc_timeout:
-            request.deadline = monotonic() + parse_timeout(connection.grpc_timeout)
+            request.deadline = monotonic() + parse_timeout(connection.grpc_timeout.decode("latin-1"))
         connection.work = service.submit(served, request, connection, plan, "grpc")
 
     def _answer(self, connection: HttpConnection, call: Call, response: InferResponse) -> None:
@@ -73,7 +79,7 @@ class GrpcApi:
             fail(connection, from_code(response.code, response.message, response.retry_after_s))
             return
         try:
-            parts = call.served.grpc.encode(call.plan, response)
+            parts = call.served.grpc.encode(cast(GrpcPlan, call.plan), response)
         except ServingError as error:
             fail(connection, error)
             return
@@ -100,29 +106,32 @@ class GrpcApi:
         close = connection.closes()
         connection.write_answer(self._unary_head(len(message), close), [message, _END_OK], len(message), close)
 
-    def _message(self, head: Head, body: Buffer) -> memoryview:
+    def _message(self, head: Head, body: Buffer) -> Buffer:
         """Return the one message of a unary call. Raises DecodeError where the body is not exactly one."""
-        view = memoryview(body)
-        if len(view) < 5 or int.from_bytes(view[1:5], "big") != len(view) - 5:
-            raise DecodeError(f"a unary call carries one message with a 5-byte prefix, got a body of {len(view)} bytes")
-        if view[0]:
-            encoding = head.headers.get(b"grpc-encoding", b"identity")
-            return memoryview(decompress_message(view[5:], encoding, self._service.limits.max_body_bytes))
-        return view[5:]
+        whole = whole_message(body)
+        if whole is not None:
+            return whole.data
+        limit = self._service.limits.max_body_bytes
+        reader = MessageReader(limit)
+        found = list(reader.feed(bytes(body)))
+        reader.finish()
+        if len(found) != 1:
+            raise DecodeError(f"a unary call carries one message, got {len(found)}")
+        return decompress(found[0], head.headers.get(b"grpc-encoding", b"").decode("latin-1"), limit)
 
     # Streams -------------------------------------------------------------------------------------------------------
 
     def _open_infer_stream(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
-        InferStream(self._service, connection, head, self._streams)
+        InferStream(self._service, self._split, connection, head, self._streams)
 
     def _open_watch(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
-        name = messages.health_request(self._message(head, body))
+        name = messages.decode_health(self._message(head, body))
         WatchStream(connection, self._streams, self._health, name)
 
-    def _health(self, name: str) -> str:
+    def _health(self, name: str) -> Health:
         if name not in HEALTH_NAMES:
-            return "SERVICE_UNKNOWN"
-        return "SERVING" if self._service.ready else "NOT_SERVING"
+            return Health.SERVICE_UNKNOWN
+        return Health.SERVING if self._service.ready else Health.NOT_SERVING
 
     def watch(self) -> None:
         """Tell the watchers of health what has changed (called about twice a second and after each new state)."""
@@ -137,22 +146,25 @@ class GrpcApi:
 
     # Health and metadata -------------------------------------------------------------------------------------------
 
-    def _health_check(self, message: memoryview) -> bytes:
-        status = self._health(messages.health_request(message))
-        if status == "SERVICE_UNKNOWN":
+    def _health_check(self, message: Buffer) -> bytes:
+        status = self._health(messages.decode_health(message))
+        if status is Health.SERVICE_UNKNOWN:
             raise NotFound("no such service; try '' or 'inference.GRPCInferenceService'")
-        return messages.health_response(status)
+        return messages.health(status)
 
-    def _model_ready(self, message: memoryview) -> bytes:
-        model, version = messages.model_request(message)
+    def _server_metadata(self) -> bytes:
+        return messages.server_metadata(self._service.server_name, VERSION, metadata.EXTENSIONS)
+
+    def _model_ready(self, message: Buffer) -> bytes:
+        model, version = messages.decode_model(message)
         try:
             ready = self._service.resolve(model, version).ready
         except ServingError:
             ready = False
         return messages.model_ready(ready)
 
-    def _model_metadata(self, message: memoryview) -> bytes:
-        model, version = messages.model_request(message)
+    def _model_metadata(self, message: Buffer) -> bytes:
+        model, version = messages.decode_model(message)
         served = self._service.resolve(model, version)
         versions = [version] if version else self._service.ready_versions(model)
         return messages.model_metadata(model, versions, served.platform, served.signature)
@@ -163,7 +175,7 @@ def fail(connection: HttpConnection, error: ServingError) -> None:
     close = connection.closes()
     lines = [
         b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n",
-        b"grpc-status: %d\r\ngrpc-message: %s\r\n" % (grpc_status(error.code), percent_encode(error.message)),
+        b"grpc-status: %d\r\ngrpc-message: %s\r\n" % (grpc_status(error.code), encode_status_message(error.message)),
         b"grpc-retry-pushback-ms: %d\r\n" % (error.retry_after_s * 1000) if error.retry_after_s else b"",
         b"connection: close\r\n\r\n" if close else b"\r\n",
     ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+from serving import VERSION
 from serving.errors import Code, NotFound, ServingError, from_code
+from serving.gateway.call import Call
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
-from serving.gateway.service import Call, Service
+from serving.gateway.service import Service
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
-from serving.protocol.compression import compress, decompress, response_encoding
-from serving.protocol.metadata import model_metadata, model_ready, server_live, server_metadata, server_ready
+from serving.protocol import metadata
+from serving.protocol.compression import Encoding, compress, decompress_body, response_encoding
+from serving.protocol.rest import RestPlan, parse_header_length
 from serving.protocol.status import error_json
 
 JSON = b"application/json"
@@ -59,6 +62,11 @@ class RestApi:
             case ["ready"]:
                 return _get(head, lambda connection: self._model_ready(connection, model, version))
             case ["infer"]:
+                if head.inference_header_length == -1:
+                    try:
+                        parse_header_length(head.headers[b"inference-header-content-length"].decode("latin-1"))
+                    except ServingError as error:
+                        return _failing(error)
                 return _post(head, Action(lambda connection, head, body: self._infer(connection, head, body, model, version), self._answer))
         return _NOT_FOUND
 
@@ -68,7 +76,7 @@ class RestApi:
         service = self._service
         served = service.resolve(model, version)
         if head.content_encoding:
-            body = decompress(body, head.content_encoding, service.limits.max_body_bytes)
+            body = decompress_body(body, head.content_encoding.decode("latin-1"), service.limits.max_body_bytes)
         request, plan = served.rest.decode(body, head.inference_header_length)
         connection.work = service.submit(served, request, connection, plan, "rest")
 
@@ -77,12 +85,12 @@ class RestApi:
             connection.fail(from_code(response.code, response.message, response.retry_after_s))
             return
         try:
-            parts, header_length = call.served.rest.encode(call.plan, response)
+            parts, header_length = call.served.rest.encode(cast(RestPlan, call.plan), response)
         except ServingError as error:
             connection.fail(error)
             return
-        accept = connection.head.accept_encoding
-        if accept and (encoding := response_encoding(accept)):
+        accept = cast(Head, connection.head).accept_encoding
+        if accept and (encoding := response_encoding(accept.decode("latin-1"))):
             self._answer_compressed(connection, parts, header_length, encoding)
             return
         total = 0
@@ -110,35 +118,35 @@ class RestApi:
             self._answer_heads[key] = head
         return head
 
-    def _answer_compressed(self, connection: HttpConnection, parts: list[Buffer], header_length: int | None, encoding: bytes) -> None:
+    def _answer_compressed(self, connection: HttpConnection, parts: list[Buffer], header_length: int | None, encoding: Encoding) -> None:
         body = compress(parts, encoding)
         close = connection.closes()
-        head = self._answer_head((header_length, len(body), close), b"Content-Encoding: %s\r\n" % encoding)
+        head = self._answer_head((header_length, len(body), close), b"Content-Encoding: %s\r\n" % encoding.encode())
         connection.write_answer(head, [body], len(body), close)
 
     # Health and metadata -------------------------------------------------------------------------------------------
 
     def _live(self, connection: HttpConnection) -> None:
-        connection.respond(200, JSON, server_live(True))
+        connection.respond(200, JSON, metadata.live(True))
 
     def _ready(self, connection: HttpConnection) -> None:
         ready = self._service.ready
-        connection.respond(200 if ready else 503, JSON, server_ready(ready))
+        connection.respond(200 if ready else 503, JSON, metadata.ready(ready))
 
     def _edge_health(self, connection: HttpConnection) -> None:
         if not connection.trusted:
-            connection.respond(404, JSON, error_json("Not Found"))
+            connection.respond(404, JSON, error_json(metadata.NOT_FOUND))
             return
         taking = not connection.host.draining
         connection.respond(200 if taking else 503, JSON, b"{}")
 
     def _metadata(self, connection: HttpConnection) -> None:
-        connection.respond(200, JSON, server_metadata(self._service.server_name))
+        connection.respond(200, JSON, metadata.server(self._service.server_name, VERSION))
 
     def _model_metadata(self, connection: HttpConnection, model: str, version: str) -> None:
         served = self._service.resolve(model, version)
         versions = [version] if version else self._service.ready_versions(model)
-        connection.respond(200, JSON, model_metadata(model, versions, served.platform, served.signature))
+        connection.respond(200, JSON, metadata.model(model, versions, served.platform, served.signature))
 
     def _model_ready(self, connection: HttpConnection, model: str, version: str) -> None:
         try:
@@ -148,9 +156,9 @@ class RestApi:
         except ServingError:
             ready = False
         if ready:
-            connection.respond(200, JSON, model_ready(model, True))
+            connection.respond(200, JSON, metadata.model_ready(model, True))
         else:
-            connection.respond(400, JSON, error_json("Model version not ready"))
+            connection.respond(400, JSON, error_json(metadata.MODEL_NOT_READY))
 
 
 def _get(head: Head, run: Any) -> Action:
@@ -167,5 +175,5 @@ def _failing(error: ServingError) -> Action:
     return Action(lambda connection, head, body: connection.fail(error))
 
 
-_NOT_FOUND = Action(lambda connection, head, body: connection.respond(404, JSON, error_json("Not Found")))
-_WRONG_METHOD = Action(lambda connection, head, body: connection.respond(405, JSON, error_json("Method Not Allowed")))
+_NOT_FOUND = Action(lambda connection, head, body: connection.respond(404, JSON, error_json(metadata.NOT_FOUND)))
+_WRONG_METHOD = Action(lambda connection, head, body: connection.respond(405, JSON, error_json(metadata.METHOD_NOT_ALLOWED)))

@@ -38,7 +38,7 @@ class GatewayServer:
         self.name = name
         self.run_dir = run_dir
         self._loop = uvloop.new_event_loop()
-        self._servers: dict[int, asyncio.Server] = {}
+        self._servers: dict[int, tuple[asyncio.AbstractServer, bool]] = {}
         self._last_listener = 0
         self._host: _Host | None = None
         self._thread = threading.Thread(target=self._run, name=f"gateway-{name}", daemon=True)
@@ -50,7 +50,7 @@ class GatewayServer:
 
     def listen(self, listener: socket.socket) -> int:
         """Accept on one more listener; returns a number for `unlisten`."""
-        return self._call(self._listen(listener))
+        return int(self._call(self._listen(listener)))
 
     def unlisten(self, number: int) -> None:
         """Accept on it no longer. Its connections stay."""
@@ -58,7 +58,7 @@ class GatewayServer:
 
     def apply(self, state: GatewayState) -> int:
         """Take over routes and limits; returns the revision now in force. An older state changes nothing."""
-        return self._call(self._apply(state))
+        return int(self._call(self._apply(state)))
 
     def set_peers(self, peers: dict[str, list[PeerAddress]]) -> None:
         """Take over where the replicas of each version key are."""
@@ -66,7 +66,7 @@ class GatewayServer:
 
     def report(self) -> list[Any]:
         """Return the samples of this gateway (see Metrics in serving/README.md)."""
-        return self._call(self._report())
+        return list(self._call(self._report()))
 
     def healthy(self, timeout_s: float = 5.0) -> None:
         """Return when the loop turns. Raises Unavailable where it does not within the time."""
@@ -116,11 +116,11 @@ class GatewayServer:
         else:
             server = await self._loop.create_server(lambda: HttpConnection(host, False), sock=listener)  # type: ignore[arg-type, return-value]
         self._last_listener += 1
-        self._servers[self._last_listener] = server
+        self._servers[self._last_listener] = (server, listener.family == socket.AF_UNIX)
         return self._last_listener
 
     async def _unlisten(self, number: int) -> None:
-        server = self._servers.pop(number, None)
+        server, _ = self._servers.pop(number, (None, False))
         if server is not None:
             server.close()
 
@@ -142,9 +142,9 @@ class GatewayServer:
         host.draining = True
         host.grpc.drain()
         start = self._loop.time()
-        for number, server in list(self._servers.items()):
+        for number, (_, of_edge) in list(self._servers.items()):
             # Connections in the queue of the TCP listener wait there for the successor; the edge goes on until its check fails.
-            if server.sockets and server.sockets[0].family != socket.AF_UNIX:
+            if not of_edge:
                 await self._unlisten(number)
         while (now := self._loop.time()) < start + timeout_s:
             busy = any(c.busy for c in host.connections)

@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
+from typing import cast
 
 from serving.errors import Code, ServingError, Unavailable
+from serving.gateway.call import Call
 from serving.gateway.head import Head
 from serving.gateway.http import HttpConnection
-from serving.gateway.service import Call, Service
+from serving.gateway.service import STOPPING, Service
 from serving.inference import Buffer, InferResponse
 from serving.protocol import messages
-from serving.protocol.grpc import split
-from serving.protocol.grpc_frame import MessageReader, parse_timeout, percent_encode, prefix
+from serving.protocol.grpc import GrpcPlan
+from serving.protocol.grpc_frame import MessageReader, decompress, encode_status_message, parse_timeout, prefixed
+from serving.protocol.grpc_head import GrpcHead
+from serving.protocol.messages import Health
 from serving.protocol.status import grpc_status
 
 MAX_PENDING = 256
-STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
 START = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
 )
@@ -40,7 +43,7 @@ class _Open:
     def send(self, parts: list[Buffer]) -> None:
         """Write one message as one chunk."""
         total = sum(len(p) for p in parts)
-        self.connection.write_raw(b"".join((b"%x\r\n" % (total + 5), prefix(total), *parts, b"\r\n")))
+        self.connection.write_raw(b"".join((b"%x\r\n" % (total + 5), *prefixed(parts), b"\r\n")))
 
     def end(self, error: ServingError | None = None) -> None:
         """Write the trailers; the stream is over."""
@@ -48,7 +51,7 @@ class _Open:
             return
         self.over = True
         self._leave()
-        status, text = (0, b"") if error is None else (grpc_status(error.code), percent_encode(error.message))
+        status, text = (0, b"") if error is None else (grpc_status(error.code), encode_status_message(error.message))
         self.connection.write_raw(b"0\r\ngrpc-status: %d\r\ngrpc-message: %s\r\n\r\n" % (status, text))
         self.connection.finish()
 
@@ -59,16 +62,26 @@ class _Open:
 class InferStream(_Open):
     """One ModelStreamInfer call. Is its connection's `reader` and its `work`."""
 
-    def __init__(self, service: Service, connection: HttpConnection, head: Head, streams: set[InferStream | WatchStream]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        split: Callable[[Buffer], GrpcHead],
+        connection: HttpConnection,
+        head: Head,
+        streams: set[InferStream | WatchStream],
+    ) -> None:
         super().__init__(connection, streams)
         self._service = service
-        self._reader = MessageReader(service.limits.max_body_bytes, head.headers.get(b"grpc-encoding", b"identity"))
+        self._split = split
+        self._max_bytes = service.limits.max_body_bytes
+        self._reader = MessageReader(self._max_bytes)
+        self._encoding = head.headers.get(b"grpc-encoding", b"").decode("latin-1")
         self._pending: deque[_Slot] = deque()
         self._ended = False
         self._draining = False
         self._writable = True
         self._fails_stream = head.headers.get(b"triton_grpc_error", b"").lower() == b"true"
-        self._deadline = monotonic() + parse_timeout(connection.grpc_timeout) if connection.grpc_timeout else 0.0
+        self._deadline = monotonic() + parse_timeout(connection.grpc_timeout.decode("latin-1")) if connection.grpc_timeout else 0.0
         connection.reader = self
         connection.work = self
         streams.add(self)
@@ -79,8 +92,9 @@ class InferStream(_Open):
         """Take what has arrived of the request messages."""
         try:
             for part in parts:
-                for message in self._reader.feed(part):
-                    self._take(memoryview(message))
+                # The reader hands out views, and a request keeps them: `part` is a view of bytes that nobody reuses.
+                for message in self._reader.feed(part):  # type: ignore[arg-type]
+                    self._take(decompress(message, self._encoding, self._max_bytes))
         except ServingError as error:
             self._break(error)
         if len(self._pending) >= MAX_PENDING:
@@ -107,11 +121,11 @@ class InferStream(_Open):
 
     # One request
 
-    def _take(self, message: memoryview) -> None:
+    def _take(self, message: Buffer) -> None:
         slot = _Slot(self)
         self._pending.append(slot)
         try:
-            asked = split(message)
+            asked = self._split(message)
             served = self._service.resolve(asked.model, asked.version)
             request, plan = served.grpc.decode(asked)
             slot.id = request.id
@@ -135,7 +149,7 @@ class InferStream(_Open):
                 if self._fails_stream:
                     self._break(slot.error)
                     return
-                self.send(messages.stream_error(slot.error.message, slot.id))
+                self.send([messages.stream_error(slot.error.message, slot.id)])
             else:
                 self.send(slot.parts or [])
         if self.over:
@@ -179,7 +193,7 @@ class _Slot:
     def answer(self, call: Call, response: InferResponse) -> None:
         if response.code is Code.OK:
             try:
-                self.parts = messages.stream_response(call.served.grpc.encode(call.plan, response))
+                self.parts = messages.stream_response(call.served.grpc.encode(cast(GrpcPlan, call.plan), response))
             except ServingError as error:
                 self.error = error
         else:
@@ -194,12 +208,12 @@ class WatchStream(_Open):
     """One health watch: the status now, then each change."""
 
     def __init__(
-        self, connection: HttpConnection, streams: set[InferStream | WatchStream], health: Callable[[str], str], name: str
+        self, connection: HttpConnection, streams: set[InferStream | WatchStream], health: Callable[[str], Health], name: str
     ) -> None:
         super().__init__(connection, streams)
         self._health = health
         self._name = name
-        self._last = ""
+        self._last: Health | None = None
         connection.work = self
         streams.add(self)
         self.update()
@@ -209,11 +223,11 @@ class WatchStream(_Open):
         status = self._health(self._name)
         if status != self._last and not self.over:
             self._last = status
-            self.send([messages.health_response(status)])
+            self.send([messages.health(status)])
 
     def drain(self) -> None:
         if not self.over:
-            self.send([messages.health_response("NOT_SERVING")])
+            self.send([messages.health(Health.NOT_SERVING)])
             self.end(Unavailable(STOPPING))
 
     def cancel(self) -> None:
