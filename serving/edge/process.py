@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 PID_FILE = "haproxy.pid"
 GRPC_FLAG = "--grpc-port"
 HTTP_FLAG = "--http-port"
+_DAILY = re.compile(r" is (UP|DOWN)|has no server available|^\[WARNING\].* Proxy \w+ stopped")
 _TETHER = str(Path(__file__).with_name("tether.py"))
 _READY_S = 10.0
 _READY_POLL_S = 0.01
@@ -46,6 +48,7 @@ _LONGEST_DELAY_S = 1.0
 _KILL_S = 2.0
 _ADMIN_TIMEOUT_S = 2.0
 _SESSIONS_POLL_S = 0.03
+_SESSIONS_BYTES = 64 << 20
 
 
 def find_haproxy() -> str | None:
@@ -121,7 +124,7 @@ class HAProxy:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                reader, writer = await asyncio.open_unix_connection(self._config.path(ADMIN_SOCKET))
+                reader, writer = await asyncio.open_unix_connection(self._config.path(ADMIN_SOCKET), limit=_SESSIONS_BYTES)
                 try:
                     writer.write(b"prompt\n")
                     await reader.readuntil(b"\n> ")
@@ -186,7 +189,7 @@ class HAProxy:
             asyncio.get_running_loop().remove_reader(process.stderr.fileno())
         for line in (text or b"").decode(errors="replace").splitlines():
             self._last_lines.append(line)
-            _log.log(logging.DEBUG if " is DOWN" in line or " is UP" in line else logging.WARNING, "haproxy: %s", line)
+            _log.log(logging.DEBUG if _DAILY.search(line) else logging.WARNING, "haproxy: %s", line)
 
     async def _until_ready(self) -> None:
         """Wait for an answer of the admin socket from the process that was started last."""

@@ -20,8 +20,8 @@ import httptools
 
 from serving.edge import Adopt, SlotClaim
 
-TRAILERS = b"0\r\ngrpc-status: 0\r\ngrpc-message: fine\r\n\r\n"
-GRPC_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\ntrailer: grpc-status, grpc-message\r\n\r\n"
+TRAILERS = b"0\r\ngrpc-status: 0\r\nx-rows: 3\r\n\r\n"
+GRPC_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n%btrailer: grpc-status, x-rows\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self.gateway.requests += 1
         if self.path == "/t.T/Stream":
-            self.transport.write(GRPC_HEAD)
+            self.transport.write(GRPC_HEAD % self.last_words)
         elif self.path == "/t.T/Hang":
             self.gateway.hanging += 1
         elif self.path == "/t.T/Die":
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         elif self.path == "/t.T/Stream":
             self.transport.write(TRAILERS)
         elif self.path.startswith("/t.T/"):
-            self.transport.write(b"%b%x\r\n%b\r\n%b" % (GRPC_HEAD, len(self.body), self.body, TRAILERS))
+            self.transport.write(b"%b%x\r\n%b\r\n%b" % (GRPC_HEAD % self.last_words, len(self.body), self.body, TRAILERS))
         else:
             client = [value.decode() for name, value in self.headers if name == b"x-serving-client"]
             seen = {"name": self.gateway.name, "pid": os.getpid(), "client": client, "body_bytes": self.body_bytes}
@@ -92,10 +92,13 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def plain(self, status: bytes, body: bytes) -> None:
-        close = b"connection: close\r\n" if self.gateway.draining else b""
-        self.transport.write(
-            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b" % (status, close, len(body), body)
-        )
+        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
+        self.transport.write(head % (status, self.last_words, len(body)) + body)
+
+    @property
+    def last_words(self) -> bytes:
+        """A connection that is closed after an answer must say so in it, else HAProxy sends the next request into the closing."""
+        return b"connection: close\r\n" if self.gateway.draining else b""
 
 
 class FakeGateway:
