@@ -43,11 +43,9 @@ class CheckedFile:
                 self.models[name] = model
 
     def report(self, path: Path, message: str, *involved: Path, at_key: bool = False) -> None:
-        """Add a problem at `path`, unless that place or one of the others that the message is about was wrong before."""
-        for broken in self._broken:
-            for place in (path, *involved):
-                if place[: len(broken)] == broken or broken[: len(place)] == place:
-                    return
+        """Add a problem at `path`, unless that place, or another that the message is about, was wrong before."""
+        if any(place[: len(broken)] == broken for broken in self._broken for place in (path, *involved)):
+            return
         problem = self.document.problem(path, message, at_key=at_key)
         if problem not in self.problems:
             self.problems.append(problem)

@@ -39,8 +39,10 @@ def _not_empty(value: Any) -> Any:
     return value
 
 
-def _version_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _version_text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise PydanticCustomError("version", "a version such as 1")
+    return str(value)
 
 
 _Given = BeforeValidator(_not_empty)

@@ -12,17 +12,16 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def json_schema() -> dict[str, Any]:
     """Return the schema. It knows names, types, bounds, choices and defaults; what contradicts what, only `load` knows."""
     schema = EngineFace.model_json_schema()
-    for face in schema["$defs"].values():
-        _tidy(face)
-    _tidy(schema)
+    for face in [*schema["$defs"].values(), schema]:
+        _tidy(face, schema["$defs"])
     _inherit(schema["$defs"]["VersionFace"])
     names = {name: name.removesuffix("Face") for name in schema["$defs"]}
     schema["$defs"] = {names[name]: face for name, face in schema["$defs"].items()}
     return {"$schema": DIALECT, "title": "Models to serve", **_renamed(schema, names)}
 
 
-def _tidy(face: dict[str, Any]) -> None:
-    """Take out what only pydantic says: titles made of names, and `null`, which the YAML refuses."""
+def _tidy(face: dict[str, Any], faces: dict[str, Any]) -> None:
+    """Take out what only pydantic says (titles made of names; `null`, which the YAML refuses), describe every word where it stands."""
     face.pop("title", None)
     for field in face.get("properties", {}).values():
         field.pop("title", None)
@@ -30,9 +29,8 @@ def _tidy(face: dict[str, Any]) -> None:
         if {"type": "null"} in choices:
             del field["anyOf"], field["default"]
             field.update(next(c for c in choices if c != {"type": "null"}))
-        for choice in (field, field.get("items", {}), field.get("additionalProperties", {})):
-            if isinstance(choice, dict):
-                choice.pop("title", None)
+        if "$ref" in field:
+            field.setdefault("description", faces[field["$ref"].rpartition("/")[2]]["description"])
 
 
 def _inherit(version: dict[str, Any]) -> None:
@@ -40,8 +38,7 @@ def _inherit(version: dict[str, Any]) -> None:
     for name in SharedFace.model_fields:
         field = version["properties"][name]
         field.pop("default", None)
-        words = field.get("description") or SharedFace.model_fields[name].description
-        field["description"] = f"{words} Left out: as the model says."
+        field["description"] += " Left out: as the model says."
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:

@@ -65,7 +65,7 @@ def _traffic(name: str, model: ModelFace) -> Iterator[Finding]:
     elif model.traffic.stable not in versions:
         stable = model.traffic.stable
         message = f"{dotted((*at, 'stable'))}: there is no version {quoted(stable)}, expected one of {', '.join(versions)}"
-        yield Finding((*at, "stable"), message, (declared,))
+        yield Finding((*at, "stable"), message, ((*declared, stable),))
 
 
 def _batching(v: Inherited) -> Iterator[Finding]:
@@ -132,7 +132,7 @@ def _artefact(v: Inherited, folder: FilePath) -> Iterator[Finding]:
         yield Finding(here, f"{dotted(here)}: {quoted_path(path)} {absent}")
     runtimes = runtimes_of(path)
     if version.runtime is None and len(runtimes) != 1:
-        yield Finding(here, _no_runtime(at, path, runtimes), ((*at, "runtime"),))
+        yield Finding((*at, "runtime") if runtimes else here, _no_runtime(at, path, runtimes), ((*at, "runtime"),))
     elif version.runtime is not None and version.runtime not in runtimes:
         reads = ", ".join(ENDINGS[version.runtime])
         message = f"{dotted((*at, 'runtime'))}: {version.runtime} reads {reads}, and the artefact is {quoted(path.name)}"
@@ -146,7 +146,7 @@ def _artefact(v: Inherited, folder: FilePath) -> Iterator[Finding]:
                 yield Finding((*at, name), message, (here,))
     if runtimes and v.signature is None and ending(path) not in TELLS_SIGNATURE:
         message = f"{dotted(at)}: 'signature' is missing, a {ending(path)} file does not tell it"
-        yield Finding(at, message, (here, *v.places("signature")))
+        yield Finding((*at, "signature"), message, (here, *v.places("signature")))
     if version.weights:
         yield from _weights(v, located(folder, version.weights))
 
@@ -168,7 +168,7 @@ def _code(v: Inherited, path: FilePath, absent: bool) -> Iterator[Finding]:
         yield Finding((*v.at, "artefact"), f"{dotted((*v.at, 'artefact'))}: {quoted_path(path)} is not Python: {code.error}")
     elif not entry:
         among = f", expected one of the classes in {path.name}: {', '.join(classes)}" if classes else ""
-        yield Finding(v.at, f"{dotted(v.at)}: 'entry' is missing{among}", (here,))
+        yield Finding(here, f"{dotted(v.at)}: 'entry' is missing{among}")
     elif code and code.names is not None and entry not in code.names:
         near = nearest(entry, classes)
         hint = f"did you mean '{near}'?" if near else f"it has {', '.join(classes) or 'none'}"

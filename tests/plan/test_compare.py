@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import assert_never
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from serving.plan import (
     Change,
@@ -56,6 +56,7 @@ def after(world: World, change: Change) -> World:
     return replace(world, deployments=runs)
 
 
+@settings(deadline=None)
 @given(targets(), targets())
 def test_the_changes_lead_from_any_world_to_the_target(old: Target, new: Target) -> None:
     world = world_of(old)
@@ -67,6 +68,7 @@ def test_the_changes_lead_from_any_world_to_the_target(old: Target, new: Target)
     assert not diff(new, world)
 
 
+@settings(deadline=None)
 @given(targets())
 def test_the_changes_lead_from_nothing_to_the_target(target: Target) -> None:
     world = World()
@@ -75,11 +77,13 @@ def test_the_changes_lead_from_nothing_to_the_target(target: Target) -> None:
     assert not diff(target, world)
 
 
+@settings(deadline=None)
 @given(targets())
 def test_a_world_as_it_should_be_needs_no_change(target: Target) -> None:
     assert diff(target, world_of(target)).changes == ()
 
 
+@settings(deadline=None)
 @given(targets(), targets())
 def test_no_route_ever_names_a_version_that_does_not_run(old: Target, new: Target) -> None:
     world = world_of(old)
@@ -89,6 +93,7 @@ def test_no_route_ever_names_a_version_that_does_not_run(old: Target, new: Targe
             assert {f"{route.endpoint}/{v}" for v in route.versions} <= set(world.deployments)
 
 
+@settings(deadline=None)
 @given(targets(), targets())
 def test_a_version_that_takes_over_is_not_touched_again_but_to_shrink_or_rebatch(old: Target, new: Target) -> None:
     taken_over: set[str] = set()
@@ -102,6 +107,7 @@ def test_a_version_that_takes_over_is_not_touched_again_but_to_shrink_or_rebatch
                 pass
 
 
+@settings(deadline=None)
 @given(targets(), targets())
 def test_every_effect_is_one_line_about_its_subject(old: Target, new: Target) -> None:
     for change in diff(new, world_of(old)).changes:

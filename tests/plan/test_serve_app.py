@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.hosting import BatchPolicy
@@ -55,12 +55,14 @@ def test_the_code_version_is_the_same_on_every_machine_and_in_every_release() ->
     assert code_version(BASE) == "84348fa330cb08cf"
 
 
+@settings(deadline=None)
 @given(targets())
 def test_the_code_version_outlives_a_round_through_json(target: object) -> None:
     for d in target.deployments:  # type: ignore[attr-defined]
         assert code_version(DeploymentTarget.from_json(d.to_json())) == code_version(d)
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.\-]{0,20}\Z"), st.integers(0, 10**6))
 def test_an_application_name_can_be_taken_apart(model: str, version: int) -> None:
     assert key_of_app(app_name(model, str(version))) == f"{model}/{version}"

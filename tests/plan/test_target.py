@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 
 from serving.plan import Running, Target
 from tests.plan.deployments import deployment, targets, world_of
 
 
+@settings(deadline=None)
 @given(targets())
 def test_a_target_comes_back_from_its_json_text(target: Target) -> None:
     assert Target.from_json(json.loads(json.dumps(target.to_json()))) == target
 
 
+@settings(deadline=None)
 @given(targets())
 def test_a_world_can_be_written_as_json(target: Target) -> None:
     value = json.loads(json.dumps(world_of(target).to_json()))
