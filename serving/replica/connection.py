@@ -25,8 +25,8 @@ WRITE_HIGH_BYTES = 8 << 20
 """Unsent answers above which no more requests of this gateway are read."""
 JOIN_BYTES = 64 * 1024
 """Up to here the buffers of a write are joined: one copy of it is cheaper than an iovec per answer."""
-DRAIN_GRACE_S = 0.25
-"""How long a gateway that was sent DRAIN may still send requests without having said DRAIN itself."""
+DRAIN_GRACE_S = 2.0
+"""A gateway that was sent DRAIN closes when it has all its answers. One that has not by then, and waits for none, is closed here."""
 
 _MAX_U32 = 0xFFFFFFFF
 
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
         self._greeted = False
-        self._last_word = False
+        self._grace_ended = False
         self._peer = "?"
         self._known: list[Known | None] = [None] * wire.MAX_LAYOUTS
         self._pending: dict[int, Entry] = {}
@@ -193,9 +193,6 @@ class Connection(asyncio.Protocol):
             self._seal()
             self._out.append(wire.encode_json(wire.PONG, bytes(frame.payload)))
             self._turn.flush(self)
-        elif kind == wire.DRAIN:
-            self._last_word = True
-            self._close_if_done()
         else:
             raise DecodeError(f"frame {kind} from a gateway")
 
@@ -297,13 +294,13 @@ class Connection(asyncio.Protocol):
                 transport.write(b"".join(out))
             else:
                 transport.writelines(out)
-        if self._last_word:
+        if self._grace_ended:
             self._close_if_done()
 
     # ---- drain
 
     def send_drain(self) -> None:
-        """Tell the gateway to send nothing new. The connection closes when all is answered and the gateway has said DRAIN too."""
+        """Tell the gateway to send nothing new. It closes when it has all its answers."""
         self._seal()
         self._out.append(wire.encode_json(wire.DRAIN))
         self._turn.flush(self)
@@ -314,7 +311,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _grace_over(self) -> None:
-        self._last_word = True
+        self._grace_ended = True
         self._close_if_done()
 
     def _close_if_done(self) -> None:

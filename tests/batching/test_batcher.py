@@ -1,0 +1,252 @@
+"""The batcher on a real loop. Models that wait do so on events, so that each test decides what is in which batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, current_thread
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.batching.batcher import AHEAD_BYTES, Batcher
+from serving.batching.stack import Arrays
+from serving.errors import Code, DeadlineExceeded, Unavailable
+from serving.hosting import BatchPolicy
+from serving.tensor import DType, Signature, TensorSpec
+from tests.batching.entries import Collector, entry
+
+MODES = pytest.mark.parametrize("execution", ["inline", "thread"])
+
+
+class Gate:
+    """A model that says when it is in a call, and stays there until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = Event()
+        self.leave = Event()
+        self.batches: list[int] = []
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        self.batches.append(len(inputs["x"]))
+        self.entered.set()
+        assert self.leave.wait(10)
+        return {"y": inputs["x"]}
+
+
+class Echo:
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        self.batches.append(len(inputs["x"]))
+        return {"y": inputs["x"]}
+
+
+@contextmanager
+def running(predict: Callable[[Arrays], Arrays], **policy: Any) -> Iterator[Batcher]:
+    signature = Signature((TensorSpec("x", DType.FP32, (-1,)),), (TensorSpec("y", DType.FP32, (-1,)),), 8)
+    loop = asyncio.get_running_loop()
+
+    def wake(batcher: Batcher) -> None:
+        if batcher not in waking:
+            waking.add(batcher)
+            loop.call_soon(step, batcher)
+
+    def step(batcher: Batcher) -> None:
+        waking.discard(batcher)
+        batcher.step()
+
+    waking: set[Batcher] = set()
+    batcher = Batcher("m/1", signature, BatchPolicy(**{"max_batch_size": 8, **policy}), predict, False, loop, wake)
+    batcher.start(lambda: None)
+    try:
+        yield batcher
+    finally:
+        batcher.stop()
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Let the loop turn until `done`; at most 10 s."""
+    end = monotonic() + 10
+    while not done():
+        assert monotonic() < end
+        await asyncio.sleep(0.001)
+
+
+def values(owner: Collector) -> dict[int, float]:
+    return {key: float(np.frombuffer(data, np.float32)[0]) for key, data in owner.answers.items()}
+
+
+def filled(owner: Collector, key: int, rows: int = 1, **more: Any) -> Any:
+    return entry(key, rows, payload=np.full((rows, 4), key, np.float32).tobytes(), owner=owner, **more)
+
+
+@MODES
+async def test_requests_of_one_turn_share_a_batch_and_each_gets_its_own_rows(execution: str) -> None:
+    model, owner = Echo(), Collector()
+    with running(model, execution=execution) as batcher:
+        batcher.push([filled(owner, 1), filled(owner, 2, 3)], monotonic())
+        batcher.push([filled(owner, 3)], monotonic())
+        await until(lambda: owner.done == 3)
+    assert values(owner) == {1: 1.0, 2: 2.0, 3: 3.0}
+    assert model.batches == [5]
+    assert owner.rows == {1: 5, 2: 5, 3: 5}
+    assert (batcher.open, batcher.counts.answered, batcher.counts.batches, batcher.counts.rows) == (0, 3, 1, 5)
+
+
+@MODES
+async def test_one_bad_request_does_not_fail_its_neighbours(execution: str) -> None:
+    def picky(inputs: Arrays) -> Arrays:
+        if (inputs["x"] == 2).any():
+            raise ValueError("two is not a number I like")
+        return {"y": inputs["x"]}
+
+    owner = Collector()
+    with running(picky, execution=execution) as batcher:
+        batcher.push([filled(owner, n) for n in (1, 2, 3)], monotonic())
+        await until(lambda: owner.done == 3)
+    assert values(owner) == {1: 1.0, 3: 3.0}
+    assert owner.errors == {2: (Code.MODEL_FAILED, "ValueError: two is not a number I like")}
+    assert batcher.open == 0
+
+
+@MODES
+async def test_what_a_model_raises_reaches_the_caller_and_the_model_goes_on(execution: str) -> None:
+    raises: list[BaseException] = [SystemExit("bye"), DeadlineExceeded("too late for me"), MemoryError()]
+
+    def model(inputs: Arrays) -> Arrays:
+        if raises:
+            raise raises.pop(0)
+        return {"y": inputs["x"]}
+
+    owner = Collector()
+    with running(model, execution=execution) as batcher:
+        for n in range(4):
+            batcher.push([filled(owner, n)], monotonic())
+            await until(lambda n=n: owner.done == n + 1)  # type: ignore[misc]
+    assert owner.errors == {
+        0: (Code.MODEL_FAILED, "SystemExit: bye"),
+        1: (Code.DEADLINE_EXCEEDED, "too late for me"),
+        2: (Code.MODEL_FAILED, "MemoryError: "),
+    }
+    assert values(owner) == {3: 3.0}
+
+
+@MODES
+async def test_an_answer_against_the_signature_fails_the_batch(execution: str) -> None:
+    owner = Collector()
+    with running(lambda inputs: {"y": inputs["x"][:1]}, execution=execution) as batcher:
+        batcher.push([filled(owner, n) for n in (1, 2)], monotonic())
+        await until(lambda: owner.done == 2)
+    assert {code for code, _ in owner.errors.values()} == {Code.MODEL_FAILED}
+
+
+async def test_while_the_model_runs_requests_gather_and_the_expired_and_cancelled_leave() -> None:
+    gate, owner = Gate(), Collector()
+    with running(gate) as batcher:
+        batcher.push([filled(owner, 0)], monotonic())
+        await until(gate.entered.is_set)
+        gone = filled(owner, 1)
+        batcher.push([gone, filled(owner, 2, timeout_s=0.01), filled(owner, 3, deadline=monotonic() + 0.01)], monotonic())
+        batcher.push([filled(owner, 4), filled(owner, 5)], monotonic())
+        batcher.cancel(gone)
+        await until(lambda: owner.done == 3)
+        assert owner.errors == {
+            1: (Code.CANCELLED, "cancelled"),
+            2: (Code.QUEUE_TIMEOUT, "Request timeout expired"),
+            3: (Code.DEADLINE_EXCEEDED, "Deadline Exceeded"),
+        }
+        gate.leave.set()
+        await until(lambda: owner.done == 6)
+    assert gate.batches == [1, 2]
+    assert (batcher.counts.cancelled, batcher.counts.expired, batcher.counts.answered) == (1, 2, 3)
+
+
+async def test_a_request_cancelled_while_it_runs_is_answered_cancelled_once() -> None:
+    gate, owner = Gate(), Collector()
+    with running(gate) as batcher:
+        running_one = filled(owner, 1)
+        batcher.push([running_one], monotonic())
+        await until(gate.entered.is_set)
+        batcher.cancel(running_one)
+        assert owner.done == 0
+        gate.leave.set()
+        await until(lambda: owner.done == 1)
+    assert owner.errors == {1: (Code.CANCELLED, "cancelled")}
+
+
+async def test_a_full_queue_refuses_and_goes_on() -> None:
+    gate, owner = Gate(), Collector()
+    with running(gate, max_queue_requests=2) as batcher:
+        batcher.push([filled(owner, 0)], monotonic())
+        await until(gate.entered.is_set)
+        batcher.push([filled(owner, n) for n in (1, 2, 3)], monotonic())
+        assert owner.errors == {3: (Code.QUEUE_FULL, "Exceeds maximum queue size")}
+        gate.leave.set()
+        await until(lambda: owner.done == 4)
+    assert batcher.counts.refused == 1
+
+
+@MODES
+async def test_max_delay_gathers_company_and_a_full_batch_does_not_wait(execution: str) -> None:
+    model, owner = Echo(), Collector()
+    with running(model, execution=execution, max_delay_s=0.2) as batcher:
+        started = monotonic()
+        batcher.push([filled(owner, 1)], started)
+        await asyncio.sleep(0)
+        batcher.push([filled(owner, 2)], monotonic())
+        await until(lambda: owner.done == 2)
+        assert monotonic() - started >= 0.2
+        started = monotonic()
+        batcher.push([filled(owner, 3, 8)], started)
+        await until(lambda: owner.done == 3)
+        assert monotonic() - started < 0.2
+    assert model.batches == [2, 8]
+
+
+async def test_a_large_full_batch_is_joined_while_another_runs() -> None:
+    gate, owner = Gate(), Collector()
+    width = AHEAD_BYTES // 32
+    with running(gate) as batcher:
+        batcher.push([entry(0, width=width, owner=owner)], monotonic())
+        await until(gate.entered.is_set)
+        batcher.push([entry(n, width=width, owner=owner) for n in range(1, 12)], monotonic())
+        await until(lambda: batcher._ahead is not None)
+        assert batcher.queued[0] == 3
+        gate.leave.set()
+        await until(lambda: owner.done == 12)
+    assert gate.batches == [1, 8, 3]
+    assert owner.errors == {}
+
+
+async def test_execution_changes_between_two_batches() -> None:
+    names: list[str] = []
+    owner = Collector()
+
+    def model(inputs: Arrays) -> Arrays:
+        names.append(current_thread().name)
+        return {"y": inputs["x"]}
+
+    with running(model) as batcher:
+        for n, execution in enumerate(["thread", "inline", "thread", "inline"]):
+            batcher.set_policy(BatchPolicy(max_batch_size=8, execution=execution))  # type: ignore[arg-type]
+            batcher.push([filled(owner, n)], monotonic())
+            await until(lambda n=n: owner.done == n + 1)  # type: ignore[misc]
+    assert [name == "model m/1" for name in names] == [True, False, True, False]
+
+
+async def test_check_raises_when_a_batch_takes_too_long() -> None:
+    gate, owner = Gate(), Collector()
+    with running(gate) as batcher:
+        batcher.check(0.0)
+        batcher.push([filled(owner, 0)], monotonic())
+        await until(gate.entered.is_set)
+        with pytest.raises(Unavailable, match="has been in one batch for"):
+            batcher.check(0.0)
+        gate.leave.set()
+        await until(lambda: owner.done == 1)
+        batcher.check(0.0)
