@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 TAG = "SERVING_BENCH_TAG"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -24,52 +25,47 @@ class StartFailed(Exception):
     """A server ended or stayed silent while it should have become ready; the message holds the end of its log."""
 
 
+class Stat(NamedTuple):
+    """One process at one moment; `began` (ticks since boot) tells it from a later one with the same id."""
+
+    state: str
+    parent: int
+    cpu_s: float
+    began: int
+
+
 @dataclass(slots=True)
 class Running:
-    """A started server. `http` and `grpc` are "host:port" or ""."""
+    """A server. `http` and `grpc` are "host:port" or "". One that was not started here has no `process`, and it is never stopped."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    root: int
     tag: str
-    log: Path
     http: str
     grpc: str
+    process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
-    _ids: set[int] = field(default_factory=set)
+    _known: dict[int, int] = field(default_factory=dict)
 
-    def members(self) -> set[int]:
-        """Process ids of the whole tree, now."""
-        parents: dict[int, int] = {}
-        mark = f"{TAG}={self.tag}".encode()
-        found = {self.process.pid} | self._ids
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
-            pid = int(entry)
-            try:
-                parents[pid] = _stat(pid)[1]
-                if pid not in found and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    found.add(pid)
-            except OSError:
-                continue
-        found &= parents.keys()
+    def members(self) -> dict[int, Stat]:
+        """Every process of the tree, now. One that was seen once stays in it, whatever it does to its environment or parent."""
+        everyone = _processes()
+        found = {pid for pid, began in self._known.items() if pid in everyone and everyone[pid].began == began}
+        found |= {self.root} & everyone.keys()
+        if self.tag:
+            mark = f"{TAG}={self.tag}".encode()
+            found |= {pid for pid in everyone.keys() - found if mark in _environment(pid)}
         grew = True
         while grew:
-            children = {pid for pid, parent in parents.items() if parent in found} - found
+            children = {pid for pid, stat in everyone.items() if stat.parent in found} - found
             found |= children
             grew = bool(children)
-        self._ids = found
-        return found
+        self._known = {pid: everyone[pid].began for pid in found}
+        return {pid: everyone[pid] for pid in found}
 
     def cpu_s(self) -> dict[int, float]:
         """User and system seconds of each process of the tree, without its children."""
-        times: dict[int, float] = {}
-        for pid in self.members():
-            try:
-                times[pid] = _stat(pid)[2]
-            except OSError:
-                continue
-        return times
+        return {pid: stat.cpu_s for pid, stat in self.members().items()}
 
     def count(self, word: str) -> int:
         """How many processes of the tree carry `word` in their title."""
@@ -82,36 +78,37 @@ class Running:
         return found
 
     def stop(self, patience_s: float = 20.0) -> None:
-        """SIGTERM to the first process, SIGKILL to all that is left after `patience_s`."""
-        self.members()
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(patience_s)
-            except subprocess.TimeoutExpired:
-                pass
-        # The tree is read again before each kill: a pid that has gone and come back as a stranger carries no tag.
+        """SIGTERM to the first process, then to all that are left, then SIGKILL."""
+        if self.process is None:
+            return
+        self._alive()
+        self.process.terminate()
+        try:
+            self.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            pass
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            if not self._wait_gone(2.0):
-                for pid in self._ids:
-                    try:
-                        os.kill(pid, sign)
-                    except ProcessLookupError:
-                        continue
+            if self._wait_gone(2.0):
+                break
+            for pid in self._alive():
+                try:
+                    os.kill(pid, sign)
+                except ProcessLookupError:
+                    continue
         self._wait_gone(5.0)
 
     def _wait_gone(self, patience_s: float) -> bool:
         end = time.monotonic() + patience_s
-        while self.members_alive():
+        while self._alive():
             if time.monotonic() > end:
                 return False
             time.sleep(0.05)
         return True
 
-    def members_alive(self) -> bool:
-        self.process.poll()
-        self._ids = {pid for pid in self.members() if _state(pid) not in ("Z", "")}
-        return bool(self._ids)
+    def _alive(self) -> list[int]:
+        if self.process is not None:
+            self.process.poll()
+        return [pid for pid, stat in self.members().items() if stat.state != "Z"]
 
 
 def start(
@@ -138,7 +135,7 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    running = Running(name, process, tag, log, http, grpc)
+    running = Running(name, process.pid, tag, http, grpc, process)
     began = time.monotonic()
     try:
         while not ready(running):
@@ -159,18 +156,25 @@ def cpu_between(before: Mapping[int, float], after: Mapping[int, float]) -> floa
     return sum(spent - before.get(pid, 0.0) for pid, spent in after.items())
 
 
-def _stat(pid: int) -> tuple[str, int, float]:
-    """State, parent and CPU seconds. The name in field 2 may hold spaces and brackets, so read after the last one."""
-    text = Path(f"/proc/{pid}/stat").read_text()
-    fields = text[text.rindex(")") + 2 :].split()
-    return fields[0], int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+def _processes() -> dict[int, Stat]:
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                text = Path("/proc", entry, "stat").read_text()
+            except OSError:
+                continue
+            # The name in field 2 may hold spaces and brackets: read after the last one.
+            fields = text[text.rindex(")") + 2 :].split()
+            found[int(entry)] = Stat(fields[0], int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, int(fields[19]))
+    return found
 
 
-def _state(pid: int) -> str:
+def _environment(pid: int) -> list[bytes]:
     try:
-        return _stat(pid)[0]
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return ""
+        return []
 
 
 def _tail(log: Path, lines: int = 25) -> str:

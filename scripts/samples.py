@@ -47,8 +47,8 @@ class Linear(nn.Module):
         y: Tensor = self.layers(x / 16)
         return y
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.logits(x).softmax(1)
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"y": self.logits(x).softmax(1)}
 
 
 class Convolutional(Linear):
@@ -74,9 +74,8 @@ class Photograph(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.network((x - 127) / 128).softmax(1)
-        return y
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"y": self.network((x - 127) / 128).softmax(1)}
 
 
 def held_out() -> tuple[Array, npt.NDArray[np.int64]]:
@@ -114,7 +113,7 @@ def make_digits() -> None:
                 optimiser.step()
         model.eval()
         with torch.inference_mode():
-            right = int((model(x_test).argmax(1) == y_test).sum())
+            right = int((model(x_test)["y"].argmax(1) == y_test).sum())
         _export(model, x_test[:2], ARTEFACTS / "digits" / str(number) / "model.pt2")
         print(f"digits version {number}: {network.__name__}, {right} of {len(x_test)} held-out digits right ({right / len(x_test):.1%})")
 
@@ -127,7 +126,7 @@ def make_imagenet() -> None:
     model = Photograph(EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)).eval()
     x = torch.from_numpy(np.stack([photograph(name) for name in PHOTOGRAPHS]))
     with torch.inference_mode():
-        y = model(x)
+        y = model(x)["y"]
     for (name, truth), row in zip(PHOTOGRAPHS.items(), y, strict=True):
         best = row.topk(5)
         said = [f"{label(int(i))} {p:.2f}" for p, i in zip(best.values, best.indices, strict=True)]
