@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from serving.spec.problem import InvalidSpec, Path, Problem, dotted, quoted, shown
+from serving.spec.problem import InvalidSpec, Path, Problem, dotted, printable, quoted, shown
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
@@ -73,7 +73,7 @@ class Document:
 
     def _at(self, node: Node | None, message: str) -> Problem:
         mark = node.start_mark if node else None
-        return Problem(self.file, mark.line + 1 if mark else 1, mark.column + 1 if mark else 1, message)
+        return Problem(self.file, mark.line + 1 if mark else 1, mark.column + 1 if mark else 1, printable(message))
 
     def _compose(self, text: str) -> Node | None:
         if len(text) > MAX_BYTES:
@@ -87,7 +87,7 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            raise InvalidSpec([Problem(self.file, line, column, _plainly(error))]) from None
+            raise InvalidSpec([Problem(self.file, line, column, printable(_plainly(error)))]) from None
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
             line, column = before.count("\n") + 1, error.position - before.rfind("\n")

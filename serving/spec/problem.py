@@ -42,6 +42,11 @@ def dotted(path: Path) -> str:
     return text.removeprefix(".")
 
 
+def printable(text: str) -> str:
+    """Return text that a terminal shows as it is: what is no character to look at becomes its escape."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def shown(name: str) -> str:
     """Return a name that is safe on one line of a terminal: as it is where that is plain, else quoted and cut."""
     return name if name.isprintable() and name and " " not in name and len(name) <= 80 else quoted(name)

@@ -211,6 +211,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "models: {a/b: {versions: {1: {artefact: a.pt2}}}}",
         ["f.yaml:1:10: 'a/b' is not a model name: 1 to 128 letters, digits, '_', '-' or '.', not starting with '-' or '.'"],
     ),
+    "model name that cannot be seen": (
+        "models: {a\u200b: {versions: {1: {artefact: a.pt2}}}}",
+        [r"f.yaml:1:10: 'a\u200b' is not a model name: 1 to 128 letters, digits, '_', '-' or '.', not starting with '-' or '.'"],
+    ),
     "version name": (
         "models:\n  mlp:\n    versions:\n      v1: {artefact: a.pt2}",
         ["f.yaml:4:7: models.mlp.versions: a version is a whole number such as 1, got 'v1'"],
