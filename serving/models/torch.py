@@ -217,7 +217,8 @@ class TorchModel:
     def _keep(self, module: torch.nn.Module, evaluate: bool = True) -> None:
         if evaluate:
             module.eval()
-        module.requires_grad_(False)
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
         self._module = module.to(self._device)
 
 
