@@ -16,6 +16,9 @@ ENDINGS: dict[str, tuple[str, ...]] = {"torch": (".pt2", ".pt", ".ts", ".py"), "
 TELLS_SIGNATURE = (".pt2", ".py")
 """Files that can say what the model takes and gives (a class may, too)."""
 
+DEFAULT_ENTRY = "Model"
+"""The class that is taken from a .py file where no entry is given."""
+
 _MADE_BY = {"digits": "scripts/quickstart", "imagenet": "scripts/quickstart --imagenet"}
 
 
@@ -25,7 +28,7 @@ def located(folder: Path, text: str) -> Path:
 
 
 def ending(path: Path) -> str:
-    return path.suffix.lower()
+    return path.suffix
 
 
 def runtimes_of(path: Path) -> list[str]:

@@ -217,7 +217,7 @@ class VersionFace(SharedFace):
         default=None,
         description="What runs the artefact. Guessed from its ending where that is enough: .pt2, .pt, .ts are torch; .py needs it.",
     )
-    entry: str = Field(default="", description="Class in the artefact that is the model, where the artefact is a .py file.")
+    entry: str = Field(default="", description="Class in the artefact that is the model, where that is a .py file. Left out: Model.")
     weights: str = Field(default="", description="Path of a state_dict in safetensors for that class, relative to this YAML file.")
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of that class.")
 

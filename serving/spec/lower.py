@@ -9,7 +9,7 @@ from serving.hosting import BatchPolicy, VersionPlan
 from serving.names import newest
 from serving.plan import DeploymentTarget, EngineSettings
 from serving.routing import Route
-from serving.spec.artefact import digest, located, runtimes_of
+from serving.spec.artefact import DEFAULT_ENTRY, digest, located, runtimes_of
 from serving.spec.face import KIB, MIB, BatchingFace, EngineFace, InputFace, LimitsFace, ModelFace, OutputFace, SignatureFace
 from serving.spec.inherit import Inherited
 from serving.state import GatewayLimits
@@ -36,7 +36,7 @@ def deployment(v: Inherited, folder: Path) -> DeploymentTarget:
         version=v.version_name,
         runtime=version.runtime or runtimes_of(artefact)[0],
         artefact=str(artefact),
-        entry=version.entry,
+        entry=version.entry or (DEFAULT_ENTRY if artefact.suffix == ".py" else ""),
         weights=str(weights or ""),
         options=json.loads(json.dumps(version.options)),
         signature=_signature(v.signature, v.batching.max_batch_size) if v.signature else None,

@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 
 from serving.errors import InvalidArgument
 from serving.names import version_name
-from serving.spec.artefact import ENDINGS, TELLS_SIGNATURE, PythonFile, ending, located, missing, runtimes_of
+from serving.spec.artefact import DEFAULT_ENTRY, ENDINGS, TELLS_SIGNATURE, PythonFile, ending, located, missing, runtimes_of
 from serving.spec.explain import nearest
 from serving.spec.face import EngineFace, InputFace, ModelFace, OutputFace
 from serving.spec.inherit import Inherited
@@ -129,7 +129,7 @@ def _artefact(v: Inherited, folder: FilePath) -> Iterator[Finding]:
     here: Path = (*at, "artefact")
     absent = missing(path)
     if absent:
-        yield Finding(here, f"{dotted(here)}: {quoted_path(path)} {absent}")
+        yield Finding(here, f"{dotted(here)}: {_quoted_path(path)} {absent}")
     runtimes = runtimes_of(path)
     if version.runtime is None and len(runtimes) != 1:
         yield Finding((*at, "runtime") if runtimes else here, _no_runtime(at, path, runtimes), ((*at, "runtime"),))
@@ -165,11 +165,11 @@ def _code(v: Inherited, path: FilePath, absent: bool) -> Iterator[Finding]:
     code = None if absent else PythonFile(path)
     classes = code.classes if code else []
     if code and code.error:
-        yield Finding((*v.at, "artefact"), f"{dotted((*v.at, 'artefact'))}: {quoted_path(path)} is not Python: {code.error}")
-    elif not entry:
+        yield Finding((*v.at, "artefact"), f"{dotted((*v.at, 'artefact'))}: {_quoted_path(path)} is not Python: {code.error}")
+    elif code and not entry and code.names is not None and DEFAULT_ENTRY not in code.names:
         among = f", expected one of the classes in {path.name}: {', '.join(classes)}" if classes else ""
         yield Finding(here, f"{dotted(v.at)}: 'entry' is missing{among}")
-    elif code and code.names is not None and entry not in code.names:
+    elif entry and code and code.names is not None and entry not in code.names:
         near = nearest(entry, classes)
         hint = f"did you mean '{near}'?" if near else f"it has {', '.join(classes) or 'none'}"
         yield Finding(here, f"{dotted(here)}: there is no class {quoted(entry)} in {path.name}; {hint}")
@@ -180,12 +180,12 @@ def _weights(v: Inherited, path: FilePath) -> Iterator[Finding]:
     if ending(path) != ".safetensors":
         yield Finding(here, f"{dotted(here)}: expected a .safetensors file, got {quoted(path.name)}")
     elif absent := missing(path):
-        yield Finding(here, f"{dotted(here)}: {quoted_path(path)} {absent}")
+        yield Finding(here, f"{dotted(here)}: {_quoted_path(path)} {absent}")
     if v.version.runtime == "python":
         message = f"{dotted(here)}: runtime python has none; a class loads its own files, give their path in options"
         yield Finding(here, message, ((*v.at, "runtime"),))
 
 
-def quoted_path(path: FilePath) -> str:
+def _quoted_path(path: FilePath) -> str:
     """Return a path in quotes; whole, for people who copy it, but never with control characters."""
     return f"'{path}'" if str(path).isprintable() and len(str(path)) < 1000 else quoted(str(path))

@@ -173,3 +173,9 @@ def test_a_class_may_be_imported_or_assigned_in_the_file(folder: Path) -> None:
         parsed(folder, f"models: {{m: {{versions: {{1: {{artefact: net.py, runtime: python, entry: {entry}}}}}}}}}")
     (folder / "net.py").write_text("from lib import *\n")
     parsed(folder, "models: {m: {versions: {1: {artefact: net.py, runtime: python, entry: Anything}}}}")
+
+
+def test_a_class_named_model_needs_no_entry(folder: Path) -> None:
+    (folder / "net.py").write_text("class Other: ...\nclass Model: ...\n")
+    target = parsed(folder, "models: {m: {versions: {1: {artefact: net.py, runtime: python}}}}")
+    assert target.deployments[0].plan.entry == "Model"
