@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from typing import Final, Literal
@@ -9,12 +10,18 @@ from typing import Final, Literal
 from serving.errors import DecodeError, ServingError, TooLarge, Unsupported
 from serving.inference import Buffer
 
+_REFUSED: Final = re.compile(r"\s*[qQ]\s*=\s*0(\.0*)?\s*")
+"""q=0 in an Accept-Encoding: not this one."""
+
 Encoding = Literal["gzip", "deflate"]
 
 MIN_RESPONSE_BYTES: Final = 1024
 """Answers below this go out as they are."""
 
 _WINDOW_BITS: Final = {"gzip": 31, "deflate": 15}
+_MAX_MEMBERS: Final = 16
+"""gzip members in one body: each costs a copy of what follows it, so thousands of empty ones would be an attack."""
+
 _LEVEL: Final = 1
 """Fastest: an answer waits for this (a level above costs more time than a local network saves)."""
 
@@ -39,7 +46,7 @@ def decompress(data: Buffer, encoding: Encoding, limit: int) -> bytes:
     parts: list[bytes] = []
     room = limit + 1
     rest: Buffer = data
-    while True:
+    for _ in range(_MAX_MEMBERS):
         machine = zlib.decompressobj(_WINDOW_BITS[encoding])
         try:
             part = machine.decompress(rest, room)
@@ -55,7 +62,8 @@ def decompress(data: Buffer, encoding: Encoding, limit: int) -> bytes:
         if not rest:
             return parts[0] if len(parts) == 1 else b"".join(parts)
         if encoding != "gzip":
-            raise DecodeError(f"failed to decompress the {encoding} data: {len(rest)} bytes follow its end")
+            break
+    raise DecodeError(f"failed to decompress the {encoding} data: {len(rest)} bytes follow its end")
 
 
 def decompress_body(data: Buffer, content_encoding: str, limit: int) -> Buffer:
@@ -90,8 +98,8 @@ def response_encoding(accept_encoding: str) -> Encoding | None:
     named: list[Encoding] = []
     for item in accept_encoding.split(","):
         name, _, parameters = item.partition(";")
-        if parameters.replace(" ", "").lower().rstrip("0").rstrip(".") == "q=":
-            continue  # q=0: not this one
+        if _REFUSED.fullmatch(parameters):
+            continue
         try:
             encoding = supported(name)
         except ServingError:

@@ -82,6 +82,14 @@ class MessageReader:
         return f"MessageReader({self._size} bytes of an unfinished message)"
 
 
+def whole_message(body: Buffer) -> Message | None:
+    """Return the message of a body that is exactly one uncompressed message, the usual unary call; else None: use a reader."""
+    size = len(body) - PREFIX_BYTES
+    if size < 0 or PREFIX.unpack_from(body, 0) != (0, size):
+        return None
+    return Message(False, memoryview(body)[PREFIX_BYTES:])
+
+
 def decompress(message: Message, encoding: str, max_bytes: int = MAX_MESSAGE_BYTES) -> Buffer:
     """Return the message's bytes. `encoding`: the call's grpc-encoding header, "" without one.
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import orjson
 
-from serving.errors import InvalidArgument
 from serving.tensor import Signature, TensorSpec
 
 EXTENSIONS: Final = ("binary_tensor_data", "parameters", "schedule_policy")
@@ -26,13 +25,6 @@ DEADLINE_EXCEEDED: Final = "Deadline Exceeded"
 def not_at_ready_state(model: str, version: str) -> str:
     """Return the text for an infer call to a version that is loading or gone for the moment."""
     return f"Request for unknown model: '{model}' version {version} is not at ready state"
-
-
-def parse_version(text: str) -> str:
-    """Return the version that a path or message names. Raises InvalidArgument for what is not a decimal number."""
-    if text and not (text.isascii() and text.isdigit()):
-        raise InvalidArgument(f"failed to get model version from specified version string '{text}' (details: not a decimal number)")
-    return text
 
 
 def live(value: bool) -> bytes:

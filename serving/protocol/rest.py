@@ -35,13 +35,14 @@ class RestPlan:
 class _Known:
     """What a JSON header means, where all tensors follow as bytes. `simple`: the bytes that follow are the payload as it stands."""
 
-    __slots__ = ("accepted", "layout", "payload_bytes", "plan", "priority", "simple", "sizes", "timeout_us")
+    __slots__ = ("accepted", "id", "layout", "payload_bytes", "plan", "priority", "simple", "sizes", "timeout_us")
 
     def __init__(self, accepted: Accepted, layout: Layout, sizes: tuple[int, ...], plan: RestPlan, priority: int, timeout_us: int) -> None:
         self.accepted = accepted
         self.layout = layout
         self.sizes = sizes
         self.plan = plan
+        self.id = plan.id
         self.priority = priority
         self.timeout_us = timeout_us
         self.payload_bytes = sum(sizes)
@@ -75,7 +76,7 @@ class RestCodec:
                     return (
                         InferRequest(
                             self.model, self.version, known.layout, (memoryview(body)[header_length:],),
-                            "", 0.0, known.priority, known.timeout_us,
+                            known.id, 0.0, known.priority, known.timeout_us,
                         ),
                         known.plan,
                     )  # fmt: skip
