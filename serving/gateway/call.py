@@ -166,7 +166,6 @@ class Call:
         "started",
     )  # fmt: skip
 
-    channel: Channel | None
     bucket: set[Call] | None
 
     def __init__(
@@ -179,6 +178,7 @@ class Call:
         payload_bytes: int,
         started: float,
         service: Canceller,
+        channel: Channel | None = None,
     ) -> None:
         self.served = served
         self.request = request
@@ -189,7 +189,7 @@ class Call:
         self.payload_bytes = payload_bytes
         self.service = service
         self.open = True
-        self.channel = None
+        self.channel = channel
         self.key = 0
         self.attempt = 0
         self.bucket = None

@@ -1,8 +1,7 @@
-"""Tally: what a gateway counted. One `Cell` per version and protocol; counting is integer adds into lists.
+"""Tally: what a gateway counted. One `Cell` per version and protocol; counting is plain adds, 0.3 µs a request.
 
-Histograms are cumulative since the process began and add across processes: their bounds never change.
-Duration has two buckets an octave from 16 µs to 134 s; queue and compute time have one, from 1 µs: their index is the
-bit length of a whole number of microseconds, which costs less than a search.
+Everything is cumulative since the process began and adds across processes; bounds of histograms never change. Of queue,
+compute and batch the gateway keeps sums (for means); replicas know them by batch and keep the histograms.
 """
 
 from __future__ import annotations
@@ -17,53 +16,41 @@ Sample = list[Any]
 """[name, kind, {label: value}, number or histogram]: see "Metrics" in the architecture notes."""
 
 DURATION_BOUNDS = tuple(round(16e-6 * 2 ** (i / 2), 9) for i in range(47))
-STAGE_BOUNDS = tuple(2**i / 1e6 for i in range(28))
-ROWS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-_STAGE_CELLS = 33
+"""Seconds: two buckets an octave from 16 µs to 134 s."""
 _OUTCOMES = tuple(c.name.lower() for c in Code)
 
 
 class Cell:
     """Counts of one version over one protocol."""
 
-    __slots__ = (
-        "compute", "compute_us", "duration", "duration_s", "inflight", "outcomes", "queue", "queue_us", "rows", "rows_sum",
-    )  # fmt: skip
+    __slots__ = ("batch_rows", "compute_us", "duration", "duration_s", "outcomes", "queue_us", "started")
 
     def __init__(self) -> None:
-        self.inflight = 0
+        self.started = 0
         self.outcomes = [0] * len(_OUTCOMES)
         self.duration = [0] * (len(DURATION_BOUNDS) + 1)
         self.duration_s = 0.0
-        self.queue = [0] * _STAGE_CELLS
         self.queue_us = 0
-        self.compute = [0] * _STAGE_CELLS
         self.compute_us = 0
-        self.rows = [0] * (len(ROWS_BOUNDS) + 1)
-        self.rows_sum = 0
+        self.batch_rows = 0
 
     def count(self, response: InferResponse, duration_s: float) -> None:
         """Count an answer. `duration_s` from submit to answer."""
-        self.inflight -= 1
-        code = response.code
-        self.outcomes[code] += 1
+        self.outcomes[response.code] += 1
         self.duration[bisect_left(DURATION_BOUNDS, duration_s)] += 1
         self.duration_s += duration_s
-        if not code:
-            queue_us = response.queue_us
-            self.queue[queue_us.bit_length()] += 1
-            self.queue_us += queue_us
-            compute_us = response.compute_us
-            self.compute[compute_us.bit_length()] += 1
-            self.compute_us += compute_us
-            rows = response.batch_rows
-            self.rows[bisect_left(ROWS_BOUNDS, rows)] += 1
-            self.rows_sum += rows
+        self.queue_us += response.queue_us
+        self.compute_us += response.compute_us
+        self.batch_rows += response.batch_rows
 
     def cancelled(self) -> None:
-        """Count a call that its owner took back."""
-        self.inflight -= 1
+        """Count a call that its owner took back: no duration, it says nothing about the model."""
         self.outcomes[Code.CANCELLED] += 1
+
+    @property
+    def inflight(self) -> int:
+        """Calls submitted and not ended."""
+        return self.started - sum(self.outcomes)
 
 
 class VersionTally(dict[str, Cell]):
@@ -117,16 +104,8 @@ def _render(out: list[Sample], cell: Cell, labels: dict[str, str]) -> None:
     for code, n in enumerate(cell.outcomes):
         if n:
             out.append(["serving_requests_total", "counter", {**labels, "outcome": _OUTCOMES[code]}, n])
-    for name, bounds, counts, total in (
-        ("serving_request_duration_seconds", DURATION_BOUNDS, cell.duration, cell.duration_s),
-        ("serving_queue_seconds", STAGE_BOUNDS, _fold(cell.queue), cell.queue_us / 1e6),
-        ("serving_compute_seconds", STAGE_BOUNDS, _fold(cell.compute), cell.compute_us / 1e6),
-        ("serving_batch_rows", ROWS_BOUNDS, cell.rows, cell.rows_sum),
-    ):
-        out.append([name, "histogram", labels, {"bounds": list(bounds), "counts": list(counts), "sum": total}])
-
-
-def _fold(counts: list[int]) -> list[int]:
-    """Return the counts with those above the last bound in one: a u32 of microseconds reaches over an hour."""
-    last = len(STAGE_BOUNDS)
-    return [*counts[:last], sum(counts[last:])]
+    histogram = {"bounds": list(DURATION_BOUNDS), "counts": list(cell.duration), "sum": cell.duration_s}
+    out.append(["serving_request_duration_seconds", "histogram", labels, histogram])
+    out.append(["serving_queue_seconds", "counter", labels, cell.queue_us / 1e6])
+    out.append(["serving_compute_seconds", "counter", labels, cell.compute_us / 1e6])
+    out.append(["serving_batch_rows", "counter", labels, cell.batch_rows])
