@@ -6,9 +6,9 @@ checks the range. It takes booleans for integers, so those are looked for apart,
 
 from __future__ import annotations
 
-import json
 from array import array
 from itertools import chain
+from math import isfinite
 from struct import Struct
 from typing import Any, Final
 
@@ -79,13 +79,21 @@ def encode(dtype: DType, data: Buffer, name: str) -> bytes:
     if code is None:
         raise binary_only_output(dtype, name)
     if view.nbytes < _NUMPY_ABOVE * dtype.itemsize:
-        text = orjson.dumps(view.cast(code).tolist())
-    else:
-        numbers = np.frombuffer(view, dtype.numpy).astype(np.float64 if code == "f" else dtype.numpy)
-        text = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" in text:  # orjson's way to say NaN and Infinity
-        return json.dumps(view.cast(code).tolist(), separators=(",", ":")).encode()
-    return text
+        numbers = view.cast(code).tolist()
+        text = orjson.dumps(numbers)
+        return _with_literals(text, [x for x in numbers if not isfinite(x)]) if b"null" in text else text
+    elements = np.frombuffer(view, dtype.numpy).astype(np.float64 if code == "f" else dtype.numpy)
+    text = orjson.dumps(elements, option=orjson.OPT_SERIALIZE_NUMPY)
+    return _with_literals(text, elements[~np.isfinite(elements)].tolist()) if b"null" in text else text
+
+
+def _with_literals(text: bytes, special: list[float]) -> bytes:
+    """Return the list with NaN and Infinity, in their order, where orjson wrote null."""
+    pieces = text.split(b"null")
+    joined = [b""] * (len(pieces) + len(special))
+    joined[0::2] = pieces
+    joined[1::2] = [b"NaN" if x != x else b"Infinity" if x > 0 else b"-Infinity" for x in special]
+    return b"".join(joined)
 
 
 def binary_only_input(label: str, name: str) -> InvalidArgument:

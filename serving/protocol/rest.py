@@ -101,21 +101,13 @@ class RestCodec:
         self._check_json_bytes(header_length)
         head = bytes(body[:header_length])
         rest = memoryview(body)[header_length:]
-        known = self._known.find(head)
-        if known is not None:
-            return self._from_known(known, rest, known.plan)
-        split = _split_id(head)
-        if split is None:
-            declared = Declared(parse(head))
-            return self._read(declared, head, rest, declared.id, head)
-        id, anonymous = split
+        id, anonymous = _split_id(head)
         known = self._known.find(anonymous)
         if known is not None:
-            return self._from_known(known, rest, RestPlan(known.plan.answer, id))
+            return self._from_known(known, rest, RestPlan(known.plan.answer, id) if id and not known.id else known.plan)
         declared = Declared(parse(anonymous))
-        if declared.id:  # the member comes twice, and the last one counts
-            return self._read(declared, anonymous, rest, declared.id, None)
-        return self._read(declared, anonymous, rest, id, anonymous)
+        # An id of its own in what is left after the cut: the member comes twice, and the last one counts.
+        return self._read(declared, anonymous, rest, declared.id or id, anonymous)
 
     def _check_json_bytes(self, size: int) -> None:
         if size > self._max_json_bytes:
@@ -265,8 +257,8 @@ def _deduce(name: str, shape: tuple[int, ...], nbytes: int, itemsize: int) -> tu
     return tuple([variable if dim == ANY else dim for dim in shape])
 
 
-def _split_id(head: bytes) -> tuple[str, bytes] | None:
-    """Return the id and the header with an empty one, where the header begins with a plain id; else None."""
+def _split_id(head: bytes) -> tuple[str, bytes]:
+    """Return the id and the header with an empty one, where the header begins with a plain id; else "" and the header."""
     for opening in _ID_OPENINGS:
         if head.startswith(opening):
             start = len(opening)
@@ -276,4 +268,4 @@ def _split_id(head: bytes) -> tuple[str, bytes] | None:
                 id = raw.decode()
                 if id.isprintable():
                     return id, head[:start] + head[stop:]
-    return None
+    return "", head

@@ -66,8 +66,9 @@ def test_fresh_ids_share_a_layout_and_come_back(separators: tuple[str, str]) -> 
 
 def test_the_last_of_two_ids_counts() -> None:
     codec = RestCodec("simple", "1", SIMPLE)
-    head = b'{"id":"first","id":"second","inputs":' + json.dumps(BOTH).encode() + b"}"
-    assert [codec.decode(head + FULL, len(head))[0].id for _ in range(2)] == ["second", "second"]
+    for first in ("first", "other", ""):
+        head = b'{"id":"%s","inputs":%s,"id":"second"}' % (first.encode(), json.dumps(BOTH).encode())
+        assert [codec.decode(head + FULL, len(head))[0].id for _ in range(2)] == ["second", "second"]
 
 
 def test_a_kept_header_still_checks_the_length_of_each_body() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -194,3 +195,13 @@ def test_numbers_of_json_answers_are_exact(count: int) -> None:
         request = b'{"inputs":[{"name":"x","datatype":"%s","shape":[0],"data":[]}]}' % dtype.label.encode()
         (document,), _ = codec.encode(codec.decode(request, None)[1], answer(dtype, array))
         assert bytes(document).count(text) == count
+
+
+@pytest.mark.parametrize("count", [6, 6000])
+def test_literals_keep_their_places_among_numbers(count: int) -> None:
+    array = np.array([np.nan, 1.5, np.inf, -np.inf, 2.5, np.nan] * (count // 6), np.float32)
+    codec = RestCodec("simple", "1", codec_signature(DType.FP32, array))
+    _, plan = codec.decode(b'{"inputs":[{"name":"x","datatype":"FP32","shape":[0],"data":[]}]}', None)
+    (document,), _ = codec.encode(plan, answer(DType.FP32, array))
+    assert b"[NaN,1.5,Infinity,-Infinity,2.5,NaN" in bytes(document)
+    assert np.array_equal(np.array(json.loads(bytes(document))["outputs"][0]["data"], np.float32), array, equal_nan=True)
