@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
-import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
+
+import uvloop
 
 from serving.errors import Code, DecodeError
 from serving.gateway.peers import PeerAddress
@@ -21,6 +23,16 @@ from serving.wire.frame import FrameReader
 SIGNATURE = Signature((TensorSpec("x", DType.FP32, (4,)),), (TensorSpec("y", DType.FP32, (4,)),), 8)
 ANSWER = Layout((TensorLayout.fixed("y", DType.FP32, (1, 4)),))
 _numbers = itertools.count()
+
+
+def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test on the loop that a gateway runs on."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        uvloop.run(test(*args, **kwargs))
+
+    return run
 
 
 @dataclass
@@ -79,6 +91,7 @@ class Connection(asyncio.Protocol):
             if f.kind == frame.HELLO:
                 replica.hellos.append(json.loads(bytes(f.payload)))
             elif f.kind == frame.PING:
+                replica.pings += 1
                 self.transport.write(frame.encode_json(frame.PONG))
             elif f.kind == frame.DEFINE:
                 value = json.loads(bytes(f.payload))
@@ -136,6 +149,7 @@ class FakeReplica:
         self.seen: list[Seen] = []
         self.cancelled: list[int] = []
         self.frames: list[int] = []
+        self.pings = 0
         self.hellos: list[Any] = []
         self.connections: list[Connection] = []
         self._changed = asyncio.Event()
@@ -153,6 +167,13 @@ class FakeReplica:
 
     async def listen(self) -> None:
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(self), self.path)
+
+    async def listen_tcp(self) -> str:
+        """Listen on a free TCP port instead; returns "host:port"."""
+        if self._server is not None:
+            self._server.close()
+        self._server = await asyncio.get_running_loop().create_server(lambda: Connection(self), "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aexit__(self, *_: object) -> None:
         self.kill()
@@ -180,11 +201,3 @@ class FakeReplica:
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
-
-
-def free_port() -> int:
-    """Return a TCP port that was free a moment ago."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
