@@ -1,0 +1,10 @@
+"""Ray: places, starts, health-checks and replaces the engine's processes. The only room that imports it; no request passes here.
+
+__main__.py      the process that `serving up` becomes
+boot.py environment.py    what that process is told, and its environment
+local_ray.py     starts a Ray of our own, or connects to one
+serve_api.py     every use of Ray Serve's private and alpha API
+ray_cluster.py   control.ports.Cluster with Ray Serve
+replica.py gateway.py edge.py office.py   the four deployments: shells around the rooms below
+discovery.py directory.py                 where replicas are, as Serve tells it to gateways
+"""

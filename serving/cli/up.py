@@ -1,0 +1,119 @@
+"""`serving up FILE...`: checks everything that can be checked without Ray, then becomes the engine (`python -m serving.cluster`)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.cli.output import fail, print_lines
+from serving.cluster import environment
+from serving.cluster.boot import Boot
+from serving.spec import InvalidSpec, load
+
+STATE_DIR_HELP = "Where revisions and logs are kept. Default: $XDG_STATE_HOME/serving, else ~/.local/state/serving."
+
+
+def register(app: typer.Typer) -> None:
+    app.command("up")(up)
+
+
+def up(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="YAML files; none: what ran last.")] = None,
+    host: Annotated[str, typer.Option(help="The only address that is bound.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=1, max=65535, help="REST.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="gRPC.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Prometheus metrics.")] = 8002,
+    control_port: Annotated[int, typer.Option(min=1, max=65535, help="The control API.")] = 8003,
+    state_dir: Annotated[Path | None, typer.Option(help=STATE_DIR_HELP)] = None,
+    ray_address: Annotated[str, typer.Option(help="A Ray that runs already; none: one of our own is started.")] = "",
+) -> None:
+    """Serve what the files declare, in the foreground. Ctrl-C drains and ends it; a second one does not wait."""
+    started = time.monotonic()
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port, "control_port": control_port}
+    try:
+        target = load(files) if files else None
+    except InvalidSpec as invalid:
+        print_lines(map(str, invalid.problems))
+        raise typer.Exit(1) from None
+    state = (state_dir or _default_state_dir()).absolute()
+    _lock(state)
+    _check_ports(host, ports)
+    run_dir = _run_dir(state)
+    boot = Boot(
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        control_port=control_port,
+        state_dir=str(state),
+        run_dir=str(run_dir),
+        ray_address=ray_address,
+        engine=secrets.token_hex(8),
+        started=started,
+    )
+    file = run_dir / "boot.json"
+    file.write_text(boot.to_json())
+    _write_secret(environment.token_file(boot))
+    if target is not None:
+        (run_dir / "target.json").write_text(json.dumps(target.to_json()))
+    os.execve(sys.executable, [sys.executable, "-m", "serving.cluster", str(file)], environment.of(boot, os.environ))
+
+
+def _write_secret(file: Path) -> None:
+    file.touch(0o600)
+    file.write_text(secrets.token_hex(32))
+
+
+def _default_state_dir() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "serving"
+
+
+def _lock(state: Path) -> None:
+    """Hold the state directory until this process (or what it becomes) ends."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+        fail(f"another engine (pid {holder}) uses the state directory {state}; end it, or give another --state-dir")
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    os.set_inheritable(lock, True)
+
+
+def _check_ports(host: str, ports: dict[str, int]) -> None:
+    names: dict[int, str] = {}
+    for name, port in ports.items():
+        option = f"--{name.replace('_', '-')}"
+        if port in names:
+            fail(f"{names[port]} and {option} are both {port}; each needs its own port")
+        names[port] = option
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                fail(f"cannot listen on {host} port {port}: {error.strerror}; give another {option}")
+
+
+def _run_dir(state: Path) -> Path:
+    """Return a new private directory with a path short enough for sockets; remove the one of an engine that was killed."""
+    note = state / "run"
+    if note.exists():
+        shutil.rmtree(note.read_text(), ignore_errors=True)
+    run_dir = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))
+    note.write_text(str(run_dir))
+    return run_dir

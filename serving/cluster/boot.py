@@ -1,0 +1,60 @@
+"""Boot: what one engine is told when it starts. A value; written by `serving up`, read by the engine's processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """One engine.
+
+    host, *_port  what is bound; nothing else is
+    state_dir     revisions and logs; outlives the engine
+    run_dir       sockets; a short private path, made anew at each start
+    ray_address   a Ray that is there, or "" for one of our own
+    engine        tag of this start; every process of it has it in its environment as SERVING_ENGINE
+    started       when the command was given, on the machine's monotonic clock in seconds
+    """
+
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    control_port: int
+    state_dir: str
+    run_dir: str
+    ray_address: str
+    engine: str
+    started: float
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+    @property
+    def database(self) -> Path:
+        return Path(self.state_dir) / "state.db"
+
+    @property
+    def logs(self) -> Path:
+        return Path(self.state_dir) / "logs"
+
+    @property
+    def urls(self) -> dict[str, str]:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return {
+            "rest": f"http://{host}:{self.http_port}",
+            "grpc": f"grpc://{host}:{self.grpc_port}",
+            "metrics": f"http://{host}:{self.metrics_port}/metrics",
+            "control": f"http://{host}:{self.control_port}",
+        }
+
+
+TAG = "SERVING_ENGINE"

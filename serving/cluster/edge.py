@@ -1,0 +1,42 @@
+"""Edge: the Ray Serve shell around an EdgeKeeper, one per node."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serving import telemetry
+from serving.cluster import serve_api
+from serving.cluster.boot import Boot
+from serving.edge import EdgeConfig, EdgeKeeper, EdgeMode
+from serving.errors import ServingError
+
+DRAIN_S = 30.0
+
+
+class Edge:
+    """The keeper process of one node."""
+
+    def __init__(self, boot: str, mode: EdgeMode, slots: int) -> None:
+        told = Boot.from_json(boot)
+        telemetry.log_to_file(told.logs, f"edge-{serve_api.replica_id()}")
+        self._keeper = EdgeKeeper(
+            EdgeConfig(
+                run_dir=told.run_dir,
+                http_port=told.http_port,
+                grpc_port=told.grpc_port,
+                metrics_port=told.metrics_port,
+                host=told.host,
+                slots=slots,
+                edge=mode,
+            )
+        )
+        try:
+            self._keeper.start()
+        except ServingError as error:
+            raise serve_api.cannot_start(error.message) from error
+
+    def check_health(self) -> None:
+        self._keeper.healthy()
+
+    async def __del__(self) -> None:
+        await asyncio.to_thread(self._keeper.close, DRAIN_S - 5.0)

@@ -1,0 +1,159 @@
+"""Engine: starts everything, waits until it answers, and stops everything. One per process of `serving up`."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from serving.cluster import leftovers, local_ray, serve_api
+from serving.cluster.boot import TAG, Boot
+from serving.cluster.office import DOWN, Office
+from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
+from serving.cluster.serve_api import Application, ApplicationSeen
+from serving.errors import Internal, ServingError, Unavailable
+from serving.plan import Target, key_of_app
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 35.0
+"""Longest wait for gateways, and once more for replicas, to answer what they have."""
+POLL_S = 0.1
+WATCH_S = 0.5
+ANSWER_S = 5.0
+
+
+class Engine:
+    """`say(text)` is given a line for people at each step."""
+
+    def __init__(self, boot: Boot, say: Callable[[str], None]) -> None:
+        self._boot = boot
+        self._say = say
+        self._own_ray = not boot.ray_address
+        self._started = False
+        self.stop_asked = threading.Event()
+        self.hurry = threading.Event()
+        """Set by the second request to stop: what drains is not waited for."""
+
+    def start(self, target: Target) -> None:
+        """Start Ray and everything that serves the target; waits for none of it. To be called in the main thread."""
+        boot = self._boot
+        self._started = True
+        if self._own_ray:
+            local_ray.start(Path(boot.run_dir))
+        else:
+            local_ray.connect(boot.ray_address)
+        self._say("Ray is up" if self._own_ray else f"connected to Ray at {boot.ray_address}")
+        serve_api.start()
+        cluster = RayCluster(boot)
+        if not self._own_ray and (others := serve_api.applications().keys() & {CONTROLLER, GATEWAYS, EDGE}):
+            raise Unavailable(f"another engine runs on this Ray (applications {', '.join(sorted(others))}); end it first")
+        models = [cluster.model(d) for d in target.deployments if not cluster.shortage(d)]
+        # models first: they take longest
+        serve_api.deploy([*models, self._office(cluster), *cluster.front(target.settings)])
+
+    def _office(self, cluster: RayCluster) -> Application:
+        return Application(
+            name=CONTROLLER,
+            deployment="controller",
+            host=Office,
+            arguments=(self._boot.to_json(),),
+            code_version="1",
+            resources={**cluster.plain_resources(), "resources": {"node:__internal_head__": 0.001}},
+            surge=False,
+            drain_s=10.0,
+        )
+
+    def wait(self) -> dict[str, Any] | None:
+        """Return the status once everything is ready or has failed; None when it is to stop before. Says what comes up.
+
+        Raises Internal where a part of the engine itself cannot start.
+        """
+        office = None
+        told: dict[str, str] = {}
+        while not self.stop_asked.wait(POLL_S):
+            self.check()
+            seen = serve_api.applications()
+            for name in (EDGE, GATEWAYS, CONTROLLER):
+                _require(name, seen.get(name))
+            if name_is_up(seen, CONTROLLER):
+                office = office or serve_api.handle(CONTROLLER, "controller")
+                status: dict[str, Any] = serve_api.call(office, "status", ANSWER_S)
+                self._tell(status, told)
+                if status["settled"]:
+                    return status
+        return None
+
+    def _tell(self, status: dict[str, Any], told: dict[str, str]) -> None:
+        for v in status["versions"]:
+            key = f"{v['model']}/{v['version']}"
+            if told.get(key) != v["state"] and v["state"] != "starting":
+                told[key] = v["state"]
+                self._say(f"{key} {v['state']}" + (f": {v['reason']}" if v["reason"] else ""))
+
+    def watch(self) -> None:
+        """Return when the engine is to stop. Raises Internal where Ray has ended by itself."""
+        down = Path(self._boot.run_dir) / DOWN
+        while not self.stop_asked.wait(WATCH_S):
+            self.check()
+            if down.exists():
+                return
+
+    def check(self) -> None:
+        """Raise Internal where Ray has ended."""
+        if self._own_ray and not local_ray.alive():
+            raise Internal("Ray has ended: one of its processes was killed or has failed")
+
+    def stop(self) -> None:
+        """Drain the gateways, then the rest; end Ray; leave no process behind. Bounded, whatever has happened before."""
+        if self._started:
+            worker = threading.Thread(target=self._stop_gently, name="stop", daemon=True)
+            worker.start()
+            while worker.is_alive() and not self.hurry.is_set() and (not self._own_ray or local_ray.alive()):
+                worker.join(0.1)
+            if self._own_ray:
+                self._end_ray()
+        shutil.rmtree(self._boot.run_dir, ignore_errors=True)
+
+    def _stop_gently(self) -> None:
+        try:
+            self._delete(CONTROLLER, GATEWAYS)
+            seen = serve_api.applications()
+            self._delete(EDGE, *(name for name in seen if key_of_app(name)))
+            if self._own_ray:
+                serve_api.shutdown()
+        except ServingError as error:
+            log.warning("stopping: %s", error.message)
+
+    def _delete(self, *names: str) -> None:
+        serve_api.delete(names)
+        end = time.monotonic() + DRAIN_S
+        while serve_api.applications().keys() & set(names):
+            if time.monotonic() > end:
+                raise Internal(f"{', '.join(names)} did not end in {DRAIN_S:g} s")
+            if self.hurry.wait(POLL_S):
+                return
+
+    def _end_ray(self) -> None:
+        """End Ray and whatever it left; a process that a crash has orphaned is found by its tag."""
+        if local_ray.alive():
+            local_ray.stop()
+        end = time.monotonic() + 3.0
+        while leftovers.processes(TAG, self._boot.engine) and time.monotonic() < end:
+            time.sleep(0.05)
+        if left := leftovers.kill(TAG, self._boot.engine):
+            log.warning("%d processes had to be killed", len(left))
+
+
+def name_is_up(seen: dict[str, ApplicationSeen], name: str) -> bool:
+    """Return whether an application has a running replica."""
+    return name in seen and seen[name].running > 0
+
+
+def _require(name: str, app: ApplicationSeen | None) -> None:
+    if app is not None and app.failed and not app.running:
+        raise Internal(f"the engine's {name} cannot start: {app.reason}")

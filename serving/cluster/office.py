@@ -1,0 +1,53 @@
+"""Office: the Ray Serve shell around the controller and the control API, on the head node."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from serving import telemetry
+from serving.cluster import directory
+from serving.cluster.boot import Boot
+from serving.cluster.ray_cluster import GATEWAYS, RayCluster
+from serving.control.api import ApiServer, File, create_app
+from serving.control.controller import Controller
+from serving.control.runner import Runner, SystemClock
+from serving.control.store import SqliteStore
+from serving.plan import Target
+from serving.spec import Source, parse
+
+DOWN = "down"
+"""A file of this name in the run directory asks the engine to end."""
+
+
+class Office:
+    """The controller's process."""
+
+    def __init__(self, boot: str) -> None:
+        told = Boot.from_json(boot)
+        telemetry.log_to_file(told.logs, "controller")
+        cluster = RayCluster(told)
+        self._runner = Runner(Controller(cluster, SqliteStore(told.database), SystemClock()))
+        directory.listen(GATEWAYS, lambda _: self._runner.wake())
+        cluster.follow_gateways()
+        down = Path(told.run_dir) / DOWN
+        app = create_app(self._runner, _parse, down.touch, {"urls": told.urls, "engine": told.engine})
+        self._api = ApiServer(app, told.host, told.control_port)
+        self._api.start()
+        self._runner.start()
+
+    def status(self) -> dict[str, Any]:
+        return self._runner.status.to_json()
+
+    def check_health(self) -> None:
+        self._runner.healthy()
+        self._api.healthy()
+
+    async def __del__(self) -> None:
+        await asyncio.to_thread(self._api.stop)
+        await asyncio.to_thread(self._runner.stop)
+
+
+def _parse(files: list[File]) -> Target:
+    return parse([Source(f.name, f.text, Path(f.folder)) for f in files])

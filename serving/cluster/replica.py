@@ -1,0 +1,51 @@
+"""Replica: the Ray Serve shell around a ReplicaHost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from serving import telemetry
+from serving.cluster import serve_api
+from serving.cluster.boot import Boot
+from serving.errors import ServingError
+from serving.hosting import HostPlan
+from serving.replica.host import ReplicaHost
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 30.0
+
+
+class Replica:
+    """One replica process. Serve asks for its metadata before the first `reconfigure`, so it listens when `__init__` returns."""
+
+    def __init__(self, boot: str, plan: dict[str, Any], tcp_host: str | None, device: str) -> None:
+        told = Boot.from_json(boot)
+        held = HostPlan.from_json(plan)
+        name = serve_api.replica_id()
+        telemetry.log_to_file(told.logs, f"replica-{held.versions[0].key.replace('/', '-')}-{name}")
+        self._host = ReplicaHost(held, name, told.run_dir, tcp_host, device=device)
+        try:
+            self._host.start(_note)
+        except ServingError as error:
+            raise serve_api.cannot_start(error.message) from error
+
+    async def reconfigure(self, plan: dict[str, Any]) -> None:
+        """Take over batching policies: called before traffic, with what holds by then, and again at each change."""
+        await asyncio.to_thread(self._host.reconfigure, HostPlan.from_json(plan))
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Return where gateways reach this replica; Serve gives it to every one of them."""
+        return dict(self._host.address)
+
+    def check_health(self) -> None:
+        self._host.healthy()
+
+    async def __del__(self) -> None:
+        await asyncio.to_thread(self._host.drain, DRAIN_S - 5.0)
+
+
+def _note(key: str, state: str) -> None:
+    log.info("%s: %s", key, state)

@@ -1,0 +1,182 @@
+"""The control API: JSON over HTTP on the control port. Errors are `{"error": "..."}`.
+
+    GET    /api/status             what runs, what is waited for
+    GET    /api/ready              200 when every stable version answers, else 503
+    GET    /api/target             the accepted Target
+    POST   /api/apply              {"target": Target} or {"files": [{"name", "text"}]}, "replace": false, "wait_s": 0
+    DELETE /api/models/{name}      ?wait_s=0
+    POST   /api/down               ends the engine
+
+A change is answered with its revision and the status. With wait_s it is answered when everything is settled: every gateway has
+the new routes, every version is ready or has failed. A browser's request from another site changes nothing (403).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.control.edit import merged, without
+from serving.control.runner import Runner
+from serving.errors import Code, InvalidArgument, ServingError, Unavailable
+from serving.plan import Target
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 3600.0
+_STATUS = {Code.NOT_FOUND: 404, Code.INVALID_ARGUMENT: 400, Code.UNAVAILABLE: 503}
+Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)]
+
+
+class File(BaseModel):
+    """YAML text; paths in it start from `folder` on the engine's machine."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    text: str
+    folder: str = "."
+
+
+class Apply(BaseModel):
+    """What should run. `replace`: nothing else should."""
+
+    model_config = ConfigDict(extra="forbid")
+    target: dict[str, Any] | None = None
+    files: list[File] | None = None
+    replace: bool = False
+    wait_s: Wait = 0.0
+    author: str = "api"
+    reason: str = "apply"
+
+
+Parse = Callable[[list[File]], Target]
+
+
+def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: dict[str, Any]) -> FastAPI:
+    """Return the ASGI application. `about` is added to every status; `down` is to end the engine soon, not at once."""
+    app = FastAPI(title="serving", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.middleware("http")(_same_site_only)
+    app.exception_handler(ServingError)(_serving_error)
+    app.exception_handler(RequestValidationError)(_validation_error)
+
+    def answer(revision: int, wait_s: float) -> dict[str, Any]:
+        status = runner.wait(revision, wait_s) if wait_s else runner.status
+        return {**about, **status.to_json(), "revision": revision}
+
+    @app.get("/api/status")
+    def status() -> dict[str, Any]:
+        return {**about, **runner.status.to_json()}
+
+    @app.get("/api/ready")
+    def ready() -> JSONResponse:
+        now = runner.status.ready
+        return JSONResponse({"ready": now}, 200 if now else 503)
+
+    @app.get("/api/target")
+    def target() -> dict[str, Any]:
+        return runner.target.to_json()
+
+    @app.post("/api/apply")
+    def apply(order: Apply) -> dict[str, Any]:
+        new = parse(order.files) if order.files is not None else _target_of(order)
+        revision = runner.change(lambda now: new if order.replace else merged(now, new), order.author, order.reason)
+        return answer(revision, order.wait_s)
+
+    @app.delete("/api/models/{name}")
+    def delete(name: str, wait_s: Wait = 0.0) -> dict[str, Any]:
+        revision = runner.change(lambda now: without(now, name), "api", f"delete {name}")
+        return answer(revision, wait_s)
+
+    @app.post("/api/down")
+    def stop(_: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:
+        down()
+        return {"stopping": True}
+
+    return app
+
+
+def _target_of(order: Apply) -> Target:
+    if order.target is None:
+        raise InvalidArgument("give 'target' or 'files'")
+    try:
+        return Target.from_json(order.target)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidArgument(f"'target' is not a Target: {type(error).__name__}: {error}") from error
+
+
+async def _serving_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)
+    return JSONResponse({"error": error.message}, _STATUS.get(error.code, 500))
+
+
+async def _validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    words = [f"{'.'.join(str(step) for step in e['loc'][1:]) or 'body'}: {e['msg']}" for e in error.errors()]
+    return JSONResponse({"error": "; ".join(words)}, 400)
+
+
+async def _same_site_only(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Refuse what a web page of another site makes a browser send: writes across sites, and any host name that is not ours."""
+    host = request.headers.get("host", "")
+    if not _is_ours(urlsplit(f"//{host}").hostname or ""):
+        return JSONResponse({"error": f"this engine is not called '{host}'; use its address"}, 403)
+    if request.method not in ("GET", "HEAD"):
+        origin = request.headers.get("origin")
+        across = request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+        if across or (origin is not None and urlsplit(origin).netloc != host):
+            return JSONResponse({"error": "refused: this request comes from a page of another site"}, 403)
+    return await go_on(request)
+
+
+def _is_ours(name: str) -> bool:
+    """A page that has its name resolve to our address would be of the same site; so names are not taken, but for these."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in ("localhost", socket.gethostname(), socket.getfqdn())
+    return True
+
+
+class ApiServer:
+    """Serves the app in a thread of its own."""
+
+    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, loop="asyncio")
+        self._server = uvicorn.Server(config)
+        self._address = (host, port)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen. Raises Unavailable where the port is taken."""
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(self._address)
+        except OSError as error:
+            listener.close()
+            raise Unavailable(f"control port {self._address[1]} on {self._address[0]}: {error.strerror}") from error
+        listener.listen(128)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="control api", daemon=True)
+        self._thread.start()
+
+    def healthy(self) -> None:
+        """Raise Unavailable when the thread has ended."""
+        if self._thread is None or not self._thread.is_alive():
+            raise Unavailable("the control API has ended")
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(5.0)

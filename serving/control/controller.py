@@ -1,0 +1,247 @@
+"""Controller: brings the cluster to the accepted Target. Its tick observes, decides through plan.diff and acts; it may be repeated at will.
+
+Deploying the same version twice is harmless (`Cluster.deploy`), so a controller that has just been restarted starts from an empty
+memory: it asks for everything again, and what runs already goes on untouched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from serving.control.ports import Acknowledged, Clock, Cluster, Revision, Seen, Store, VersionSeen
+from serving.control.status import GatewayStatus, State, Status, VersionStatus
+from serving.plan import (
+    ChangeSettings,
+    DeploymentTarget,
+    EditRoute,
+    EngineSettings,
+    Plan,
+    Rebatch,
+    Replace,
+    ResizeGateways,
+    Running,
+    Scale,
+    Start,
+    Stop,
+    Target,
+    World,
+    diff,
+)
+from serving.routing import Route, RouteTable
+from serving.state import GatewayState
+
+log = logging.getLogger(__name__)
+
+ADOPT_AFTER_S = 5.0
+"""What runs and is not known to a new controller is stopped only after this time; its own orders come first."""
+
+
+class Controller:
+    """Not thread-safe: one thread calls `accept` and `tick`; `status` may be read from anywhere."""
+
+    def __init__(self, cluster: Cluster, store: Store, clock: Clock) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._clock = clock
+        self._revision: Revision | None = store.latest()
+        self._asked: dict[str, DeploymentTarget] = {}
+        self._settings: EngineSettings | None = None
+        self._routes: dict[str, Route] = {}
+        self._state: GatewayState | None = None
+        self._acknowledged: dict[str, Acknowledged] = {}
+        self._short: dict[str, str] = {}
+        """Why a version cannot be placed, by key."""
+        self._retiring: set[str] = set()
+        """Asked to stop, and not gone yet."""
+        self._known: dict[str, State] = {}
+        self._started_at = clock.now()
+        self.status = Status()
+
+    @property
+    def target(self) -> Target:
+        return self._revision.target if self._revision else Target()
+
+    def accept(self, target: Target, author: str, reason: str) -> int:
+        """Keep the target as a revision and return its number. Versions that had failed are tried again.
+
+        The same target twice is one revision.
+        """
+        if self._revision is None or self._revision.target != target:
+            self._revision = self._store.append(target, author, reason, self._clock.now())
+            log.info("revision %d by %s: %s", self._revision.number, author, reason)
+        again = [v.key for v in self.status.versions if v.state == "failed" and v.key in self._asked]
+        self._stop(again)
+        self.status = replace(self.status, revision=self._revision.number, settled=False)
+        return self._revision.number
+
+    def tick(self) -> None:
+        """One round. Raises ServingError where the cluster cannot be asked; the next tick begins anew."""
+        seen = self._cluster.observe()
+        self._asked = {key: d for key, d in self._asked.items() if key in seen.versions}
+        plan = diff(self.target, self._world(seen))
+        held = {c.subject for c in plan.changes if isinstance(c, EditRoute) and not self._may_route(c, seen)}
+        waiting = self._deploy(plan, seen, held)
+        waiting += self._route(plan, seen, held)
+        waiting += self._retire(plan, seen, held)
+        self._report(seen, waiting)
+
+    # Deciding
+
+    def _world(self, seen: Seen) -> World:
+        running = {}
+        for key, asked in self._asked.items():
+            v = seen.versions[key]
+            running[key] = Running(asked, v.running, v.starting, int(v.failed))
+        return World(self._settings, len(seen.gateways), running, RouteTable(0, self._routes))
+
+    def _may_route(self, edit: EditRoute, seen: Seen) -> bool:
+        """A route moves to another version only when that one answers, unless there is nothing to lose."""
+        before, after = edit.before, edit.after
+        if before is None or after is None or before.stable == after.stable:
+            return True
+        return self._answers(f"{after.endpoint}/{after.stable}", seen) or not self._answers(f"{before.endpoint}/{before.stable}", seen)
+
+    def _answers(self, key: str, seen: Seen) -> bool:
+        known = seen.versions.get(key)
+        return known is not None and known.running > 0 and all(key in a.served for a in self._acknowledged.values())
+
+    # Acting, in the order of the plan
+
+    def _deploy(self, plan: Plan, seen: Seen, held: set[str]) -> list[str]:
+        waiting: list[str] = []
+        orders: dict[str, DeploymentTarget] = {}
+        for change in plan.changes:
+            if isinstance(change, ResizeGateways | ChangeSettings) and self._settings != self.target.settings:
+                self._cluster.resize(self.target.settings)
+                self._settings = self.target.settings
+            elif isinstance(change, Start | Replace | Scale | Rebatch):
+                deployment = change.deployment
+                if deployment.key in seen.versions and deployment.key in self._retiring:
+                    waiting.append(f"{deployment.key} starts when its old replicas have gone")
+                elif isinstance(change, Replace) and deployment.plan.model in held:
+                    waiting.append(f"{change.effect}, when its endpoint has moved")
+                elif short := self._shortage(deployment):
+                    log.debug("%s: %s", deployment.key, short)
+                else:
+                    orders[deployment.key] = deployment
+        if orders:
+            self._log(plan, orders)
+            self._cluster.deploy(orders.values())
+            self._asked |= orders
+            self._retiring -= orders.keys()
+        return waiting
+
+    def _shortage(self, deployment: DeploymentTarget) -> str:
+        short = self._cluster.shortage(deployment)
+        if short:
+            self._short[deployment.key] = short
+        else:
+            self._short.pop(deployment.key, None)
+        return short
+
+    def _route(self, plan: Plan, seen: Seen, held: set[str]) -> list[str]:
+        """Edit what may be edited, give the state to every gateway that does not have it, note what they serve."""
+        waiting: list[str] = []
+        for change in plan.changes:
+            if not isinstance(change, EditRoute):
+                continue
+            if change.subject in held:
+                waiting.append(f"{change.effect}, when version {change.after.stable if change.after else ''} is ready")
+            elif change.after is None:
+                self._routes.pop(change.subject, None)
+            else:
+                self._routes[change.subject] = change.after
+        settings = self.target.settings
+        draft = GatewayState(RouteTable(0, dict(self._routes)), settings.limits, settings.server_name)
+        if self._state is None or replace(self._state, routes=replace(self._state.routes, revision=0)) != draft:
+            number = self._store.next_publication()
+            self._state = replace(draft, routes=replace(draft.routes, revision=number))
+        if seen.gateways and (not self.status.settled or self._behind(seen)):
+            self._acknowledged = {a.gateway: a for a in self._cluster.publish(self._state)}
+        if behind := self._behind(seen):
+            waiting.append(f"{len(behind)} of {len(seen.gateways)} gateways have no answer yet")
+        return waiting
+
+    def _behind(self, seen: Seen) -> list[str]:
+        revision = self._state.revision if self._state else 0
+        return [g for g in seen.gateways if g not in self._acknowledged or self._acknowledged[g].revision < revision]
+
+    def _retire(self, plan: Plan, seen: Seen, held: set[str]) -> list[str]:
+        """Stop what no route names any more: only once every gateway has the routes that say so."""
+        stops = [c.deployment for c in plan.changes if isinstance(c, Stop)]
+        ready = [d.key for d in stops if d.plan.model not in held and not self._behind(seen)]
+        self._stop(ready)
+        unknown = seen.versions.keys() - self._asked.keys() - self._retiring - {d.key for d in self.target.deployments}
+        if unknown and self._clock.now() - self._started_at > ADOPT_AFTER_S:
+            self._stop(unknown)
+        self._retiring &= seen.versions.keys()
+        left = [f"{d.key} stops when its endpoint has moved" for d in stops if d.key not in ready]
+        return left + [f"{key} drains" for key in sorted(self._retiring)]
+
+    def _stop(self, keys: Iterable[str]) -> None:
+        keys = list(keys)
+        if not keys:
+            return
+        log.info("stopping %s", ", ".join(keys))
+        self._cluster.retire(keys)
+        self._retiring |= set(keys)
+        for key in keys:
+            self._asked.pop(key, None)
+
+    def _log(self, plan: Plan, orders: dict[str, DeploymentTarget]) -> None:
+        for change in plan.changes:
+            if change.subject in orders and isinstance(change, Start | Replace | Scale | Rebatch):
+                log.info("%s", change.effect)
+
+    # Telling
+
+    def _report(self, seen: Seen, waiting: list[str]) -> None:
+        target = self.target
+        versions = tuple(self._version(d, seen) for d in target.deployments)
+        wanted = target.settings.gateways
+        if len(seen.gateways) < wanted:
+            waiting.append(f"{wanted - len(seen.gateways)} of {wanted} gateways are starting")
+        waiting += [f"{v.key} is starting" for v in versions if v.state == "starting"]
+        if seen.edge:
+            waiting.append(f"the edge: {seen.edge}")
+        for v in versions:
+            if self._known.get(v.key) != v.state:
+                self._known[v.key] = v.state
+                log.info("%s is %s%s", v.key, v.state, f": {v.reason}" if v.reason else "")
+        self.status = Status(
+            revision=self._revision.number if self._revision else 0,
+            published=self._state.revision if self._state else 0,
+            settled=not waiting and self._revision is not None,
+            versions=versions,
+            gateways=tuple(GatewayStatus(a.gateway, a.revision) for a in self._acknowledged.values() if a.gateway in seen.gateways),
+            gateways_wanted=wanted,
+            edge=seen.edge,
+            waiting=tuple(waiting),
+        )
+
+    def _version(self, deployment: DeploymentTarget, seen: Seen) -> VersionStatus:
+        key, plan, target = deployment.key, deployment.plan, self.target
+        known = seen.versions.get(key, VersionSeen())
+        short = self._short.get(key, "")
+        state: State
+        if self._answers(key, seen):
+            state, reason = "ready", known.reason if known.failed else ""
+        elif key not in self._asked and short:
+            state, reason = "failed", short
+        elif known.failed and not known.running and key not in self._retiring:
+            state, reason = "failed", known.reason
+        else:
+            state, reason = "starting", short or known.reason
+        route = target.routes.routes.get(plan.model)
+        return VersionStatus(
+            plan.model,
+            plan.version,
+            state,
+            reason,
+            known.running,
+            deployment.replicas,
+            route is not None and route.stable == plan.version,
+            target.descriptions.get(key) or target.descriptions.get(plan.model, ""),
+        )

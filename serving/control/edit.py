@@ -1,0 +1,38 @@
+"""Edits of a whole Target: what `apply` and `delete` ask for. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from serving.errors import NotFound
+from serving.plan import EngineSettings, Target
+from serving.routing import RouteTable
+
+
+def merged(current: Target, new: Target) -> Target:
+    """Return `current` with the models of `new` in place of those of the same name; other models stay.
+
+    Settings of the engine are taken from `new` where it says any that is not the default.
+    """
+    names = new.routes.routes.keys()
+    kept = tuple(d for d in current.deployments if d.plan.model not in names)
+    words = {k: v for k, v in current.descriptions.items() if k.split("/")[0] not in names}
+    return Target(
+        current.settings if new.settings == EngineSettings() else new.settings,
+        kept + new.deployments,
+        RouteTable(0, {**current.routes.routes, **new.routes.routes}),
+        words | new.descriptions,
+    )
+
+
+def without(current: Target, model: str) -> Target:
+    """Return `current` without a model. Raises NotFound where it has none of that name."""
+    if model not in current.routes.routes:
+        known = ", ".join(sorted(current.routes.routes)) or "none"
+        raise NotFound(f"there is no model '{model}' (models: {known})")
+    return replace(
+        current,
+        deployments=tuple(d for d in current.deployments if d.plan.model != model),
+        routes=RouteTable(0, {name: route for name, route in current.routes.routes.items() if name != model}),
+        descriptions={k: v for k, v in current.descriptions.items() if k.split("/")[0] != model},
+    )

@@ -1,0 +1,90 @@
+"""Cluster, Store, Clock: what the controller needs from outside, and the values that cross."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from serving.plan import DeploymentTarget, EngineSettings, Target
+from serving.state import GatewayState
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSeen:
+    """One version as the cluster sees it: replicas by state; `failed` where it has given up, and why in `reason`."""
+
+    running: int = 0
+    starting: int = 0
+    stopping: int = 0
+    failed: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the cluster runs now. versions: by version key. gateways: ids of those that can be called. edge: "" or what is wrong."""
+
+    versions: dict[str, VersionSeen] = field(default_factory=dict)
+    gateways: frozenset[str] = frozenset()
+    edge: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Answer of one gateway to a state: the revision in force, and the version keys that it has replicas for."""
+
+    gateway: str
+    revision: int
+    served: frozenset[str] = frozenset()
+
+
+class Cluster(Protocol):
+    """Runs processes. No call waits for a process to start or stop."""
+
+    def observe(self) -> Seen:
+        """Return what runs. Raises Unavailable while the cluster cannot be asked."""
+
+    def deploy(self, deployments: Iterable[DeploymentTarget]) -> None:
+        """Start these versions, or bring running ones to this shape. Harmless to repeat."""
+
+    def retire(self, keys: Iterable[str]) -> None:
+        """Drain and stop versions. Harmless to repeat."""
+
+    def resize(self, settings: EngineSettings) -> None:
+        """Bring edge and gateways to these settings. Harmless to repeat."""
+
+    def publish(self, state: GatewayState) -> list[Acknowledged]:
+        """Give the state to all gateways; return who has it. One that does not answer in time is left out."""
+
+    def shortage(self, deployment: DeploymentTarget) -> str:
+        """Return why no replica of it can ever be placed on the nodes that there are, or ""."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A Target as it was accepted. `at` in seconds since 1970."""
+
+    number: int
+    target: Target
+    author: str
+    reason: str
+    at: float
+
+
+class Store(Protocol):
+    """Keeps what must survive a restart."""
+
+    def latest(self) -> Revision | None:
+        """Return the newest revision, None where there is none."""
+
+    def append(self, target: Target, author: str, reason: str, at: float) -> Revision:
+        """Keep a new revision; returned when it is on the disk."""
+
+    def next_publication(self) -> int:
+        """Return a number that is higher than every one returned before, also across restarts."""
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Return seconds since 1970."""

@@ -1,0 +1,99 @@
+"""Runner: turns a Controller in a thread of its own, often while something changes and once a second otherwise."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from serving.control.controller import Controller
+from serving.control.status import Status
+from serving.errors import ServingError, Unavailable
+from serving.plan import Target
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+BUSY_S = 0.1
+TROUBLED_S = 2.0
+
+
+class SystemClock:
+    """The Clock of a real engine."""
+
+    def now(self) -> float:
+        return time.time()
+
+
+class Runner:
+    """All methods may be called from any thread."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._turned = threading.Condition()
+        self._wanted = threading.Event()
+        self._stopping = False
+        self._beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="controller", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what runs goes on."""
+        self._stopping = True
+        self._wanted.set()
+        self._thread.join(10.0)
+
+    def wake(self) -> None:
+        """Tick soon: something has changed."""
+        self._wanted.set()
+
+    @property
+    def status(self) -> Status:
+        return self._controller.status
+
+    @property
+    def target(self) -> Target:
+        return self._controller.target
+
+    def change(self, edit: Callable[[Target], Target], author: str, reason: str) -> int:
+        """Accept what `edit` makes of the target now; return its revision. Raises what `edit` raises."""
+        with self._turned:
+            number = self._controller.accept(edit(self._controller.target), author, reason)
+        self._wanted.set()
+        return number
+
+    def wait(self, revision: int, timeout_s: float) -> Status:
+        """Return the status when the revision (or a later one) is settled, or when the time is over."""
+        with self._turned:
+            self._turned.wait_for(lambda: self.status.settled and self.status.revision >= revision, timeout_s)
+            return self.status
+
+    def healthy(self, longest_s: float = 60.0) -> None:
+        """Raise Unavailable when no tick has ended for so long."""
+        late = time.monotonic() - self._beat
+        if not self._thread.is_alive() or late > longest_s:
+            raise Unavailable(f"the controller has not turned for {late:.0f} s")
+
+    def _run(self) -> None:
+        while not self._stopping:
+            pause_s = self._tick()
+            self._beat = time.monotonic()
+            self._wanted.wait(pause_s)
+            self._wanted.clear()
+
+    def _tick(self) -> float:
+        with self._turned:
+            try:
+                self._controller.tick()
+            except ServingError as error:
+                log.warning("tick: %s", error.message)
+                return TROUBLED_S
+            except Exception:
+                # the controller must outlive what it did not expect; the next tick observes anew
+                log.exception("tick")
+                return TROUBLED_S
+            self._turned.notify_all()
+            return IDLE_S if self.status.settled else BUSY_S

@@ -1,0 +1,66 @@
+"""Status: what the controller tells people and programs. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+State = Literal["starting", "ready", "failed", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """One version. `reason` says what is wrong or waited for; replicas that run of those that are wanted."""
+
+    model: str
+    version: str
+    state: State
+    reason: str
+    running: int
+    wanted: int
+    stable: bool
+    description: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.model}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """One gateway, and the revision of routes that it has acknowledged."""
+
+    gateway: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The engine at one moment.
+
+    revision   of the Target that is worked on, 0 = none
+    published  number of the routes that the gateways should have
+    settled    nothing is left to do or to wait for: every version is ready or has failed, every gateway has the routes
+    waiting    what is left to do, as sentences
+    """
+
+    revision: int = 0
+    published: int = 0
+    settled: bool = False
+    versions: tuple[VersionStatus, ...] = ()
+    gateways: tuple[GatewayStatus, ...] = ()
+    gateways_wanted: int = 0
+    edge: str = ""
+    waiting: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> list[VersionStatus]:
+        return [v for v in self.versions if v.state == "failed"]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model's stable version can be called through a gateway."""
+        return bool(self.gateways) and all(v.state == "ready" for v in self.versions if v.stable)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "ready": self.ready, "failed": [v.key for v in self.failed]}
