@@ -11,13 +11,15 @@ import orjson
 
 from serving.batching.batcher import Batcher
 from serving.batching.entry import Answer, Entry, Kind
-from serving.errors import Code, DecodeError, InvalidArgument, NotFound, ServingError
+from serving.errors import Code, DecodeError, InvalidArgument, NotFound, ServingError, Unavailable
 from serving.inference import Buffer, Layout
 from serving.replica.intake import check
+from serving.replica.sharing import Sharing
 from serving.replica.turn import Turn
 from serving.tensor import Signature
 from serving.wire import frame as wire
-from serving.wire.frame import REQUEST, RESPONSE, Frame, FrameReader
+from serving.wire.arena import SHARE_BYTES, Arena
+from serving.wire.frame import FLAG_SHM, REQUEST, RESPONSE, SLOT, Frame, FrameReader
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +46,12 @@ class Version:
 class Site:
     """What all connections of a replica share: its versions, its end of turn, who is connected."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, arena: Arena | None = None) -> None:
         self.turn = turn
+        self.arena = arena
         self.versions: dict[str, Version] = {}
         self.connections: set[Connection] = set()
-        self.hello = b""
+        self.hello: dict[str, Any] = {}
         self.draining = False
         self.empty = asyncio.Event()
 
@@ -69,12 +72,15 @@ class Connection(asyncio.Protocol):
 
     A stream that is not frames closes this connection and nothing else. Where the gateway does not read its answers, its
     requests are not read either.
+
+    local   the gateway is on this node, so large tensors may go through shared memory
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, local: bool = False) -> None:
         # process
         self._site = site
         self._turn = site.turn
+        self._local = local
         # connection
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -82,6 +88,8 @@ class Connection(asyncio.Protocol):
         self._greeted = False
         self._grace_ended = False
         self._peer = "?"
+        self._sharing = Sharing(site.arena if local else None)
+        self._frees: list[int] = []
         self._known: list[Known | None] = [None] * wire.MAX_LAYOUTS
         self._pending: dict[int, Entry] = {}
         # answers of this turn
@@ -100,7 +108,7 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self._site.connections.add(self)
         self._site.empty.clear()
-        transport.write(wire.encode_json(wire.HELLO, self._site.hello))
+        self._say_hello({"arena": self._site.arena.announce()} if self._local and self._site.arena is not None else {})
         if self._site.draining:
             self.send_drain()
 
@@ -111,6 +119,7 @@ class Connection(asyncio.Protocol):
         pending, self._pending = self._pending, {}
         for entry in pending.values():
             _cancel(entry)
+        self._sharing.close(self._loop)
         if not site.connections:
             site.empty.set()
 
@@ -149,18 +158,22 @@ class Connection(asyncio.Protocol):
         batcher: Batcher | None = None
         entries: list[Entry] = []
         runs: list[tuple[Batcher, list[Entry]]] = []
-        for key, layout_id, budget_us, nbytes, priority, _flags, _attempt, timeout_us in REQUEST.iter_unpack(frame.table):
+        for key, layout_id, budget_us, nbytes, priority, flags, _attempt, timeout_us in REQUEST.iter_unpack(frame.table):
             stop = at + nbytes
             kind = known[layout_id] if layout_id < wire.MAX_LAYOUTS else None
             if kind is None or key in pending:
                 raise DecodeError(f"request {key} has layout {layout_id}: not defined, or the key is in use")
+            part = payload[at:stop]
+            at = stop
+            slot = -1
+            if flags:
+                part, slot = self._sharing.read(part)
+                nbytes = len(part)
             target = kind.batcher
             if target is None or nbytes != kind.nbytes:
-                self._refuse_unqueued(key, kind, nbytes)
-                at = stop
+                self._refuse_unqueued(key, kind, nbytes, slot)
                 continue
-            entry = Entry(kind, payload[at:stop], self, key, now + budget_us * 1e-6 if budget_us else 0.0, timeout_us * 1e-6, priority)
-            at = stop
+            entry = Entry(kind, part, self, key, now + budget_us * 1e-6 if budget_us else 0.0, timeout_us * 1e-6, priority, slot)
             pending[key] = entry
             if target is not batcher:
                 batcher = target
@@ -172,7 +185,9 @@ class Connection(asyncio.Protocol):
         for target, entries in runs:
             target.push(entries, now)
 
-    def _refuse_unqueued(self, key: int, kind: Known, nbytes: int) -> None:
+    def _refuse_unqueued(self, key: int, kind: Known, nbytes: int, slot: int) -> None:
+        if slot >= 0:
+            self._frees.append(slot)
         error = kind.error or InvalidArgument(f"payload has {nbytes} bytes, but its layout {kind.nbytes}")
         self._fail(key, error.code, error.message, error.retry_after_s)
 
@@ -189,6 +204,8 @@ class Connection(asyncio.Protocol):
                 entry = self._pending.get(key)
                 if entry is not None:
                     _cancel(entry)
+        elif kind == wire.FREE:
+            self._sharing.free(frame.table)
         elif kind == wire.PING:
             self._seal()
             self._out.append(wire.encode_json(wire.PONG, bytes(frame.payload)))
@@ -202,6 +219,16 @@ class Connection(asyncio.Protocol):
             raise DecodeError(f"protocol {hello.get('protocol')}, this replica speaks {wire.PROTOCOL}")
         self._peer = str(hello.get("gateway", "?"))[:100]
         self._greeted = True
+        try:
+            self._sharing.greet(hello)
+        except Unavailable as error:
+            log.warning("gateway %s: %s; its large tensors come through the socket", self._peer, error.message)
+        if self._sharing.readable:
+            self._say_hello({"attached": True})
+
+    def _say_hello(self, more: dict[str, Any]) -> None:
+        if self._transport is not None:
+            self._transport.write(wire.encode_json(wire.HELLO, orjson.dumps({**self._site.hello, **more})))
 
     def _define(self, frame: Frame) -> None:
         (layout_id,) = wire.KEY.unpack(frame.table)
@@ -235,7 +262,14 @@ class Connection(asyncio.Protocol):
         if queue_us > _MAX_U32 or compute_us > _MAX_U32:
             queue_us, compute_us = min(queue_us, _MAX_U32), min(compute_us, _MAX_U32)
         table = self._table
-        table.append(RESPONSE.pack(entry.key, layout_id, nbytes, queue_us, compute_us, batch_rows, 0, 0, 0))
+        flags = 0
+        if nbytes >= SHARE_BYTES and self._sharing.writable:
+            record = self._sharing.write(parts, nbytes)
+            if record is not None:
+                flags, nbytes, parts = FLAG_SHM, SLOT.size, (record,)
+        if entry.slot >= 0:
+            self._frees.append(entry.slot)
+        table.append(RESPONSE.pack(entry.key, layout_id, nbytes, queue_us, compute_us, batch_rows, 0, flags, 0))
         self._parts += parts
         self._payload_bytes += nbytes
         if len(table) == 1:
@@ -246,6 +280,8 @@ class Connection(asyncio.Protocol):
     def refuse(self, entry: Entry, code: Code, message: str, retry_after_s: float = 0.0) -> None:
         """Add an error to the frame that leaves at the end of this turn."""
         if self._pending.pop(entry.key, None) is not None:
+            if entry.slot >= 0:
+                self._frees.append(entry.slot)
             self._fail(entry.key, code, message, retry_after_s)
 
     def _fail(self, key: int, code: Code, message: str, retry_after_s: float) -> None:
@@ -286,6 +322,9 @@ class Connection(asyncio.Protocol):
         small = self._payload_bytes <= JOIN_BYTES
         self._seal()
         out, self._out = self._out, []
+        if self._frees:  # behind the answers: one of them may be a view of the very slot
+            out.append(wire.encode_offsets(self._frees))
+            self._frees = []
         transport = self._transport
         if transport is None:
             return

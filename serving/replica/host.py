@@ -18,7 +18,6 @@ from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
-import orjson
 import uvloop
 
 from serving.batching.batcher import Batcher
@@ -28,6 +27,7 @@ from serving.hosting import HostPlan, VersionPlan
 from serving.models.model import Model
 from serving.models.registry import create
 from serving.replica.connection import Connection, Site, Version
+from serving.replica.sharing import create_arena
 from serving.replica.turn import Turn
 from serving.tensor import DType, Signature
 from serving.wire.frame import PROTOCOL
@@ -48,6 +48,7 @@ class ReplicaHost:
     replica_id   names the socket: `run_dir/replica-<id>.sock`
     tcp_host     address to listen on for gateways of other nodes, None = Unix socket only
     device       "cuda" where the plan was given a GPU (Ray has set CUDA_VISIBLE_DEVICES), else "cpu"
+    arena_bytes  size of the memory that large answers are shared through with gateways of this node; 0 = none
     stuck_after_s  a batch that takes longer, or a loop that does not turn for so long, makes `healthy` raise
     """
 
@@ -59,6 +60,7 @@ class ReplicaHost:
         tcp_host: str | None = None,
         *,
         device: str = "cpu",
+        arena_bytes: int = 1 << 28,
         stuck_after_s: float = 60.0,
     ) -> None:
         self.plan = plan
@@ -67,6 +69,7 @@ class ReplicaHost:
         self._path = Path(run_dir) / f"replica-{replica_id}.sock"
         self._tcp_host = tcp_host
         self._device = device
+        self._arena_bytes = arena_bytes
         self._stuck_after_s = stuck_after_s
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread = Thread(target=self._turn_loop, name=f"replica {replica_id}", daemon=True)
@@ -185,11 +188,14 @@ class ReplicaHost:
             say(key, "ready")
 
     async def _listen(self) -> None:
-        site = self._site = Site(self._turn)
+        arena = create_arena(self._arena_bytes)
+        if arena is None and self._arena_bytes:
+            log.warning("replica %s: no shared memory; large tensors go through the socket", self.replica_id)
+        site = self._site = Site(self._turn, arena)
         self._greeting(site)
         loop = self._loop
         sock = _bind(self._path)
-        server = await loop.create_unix_server(lambda: Connection(site), sock=sock)
+        server = await loop.create_unix_server(lambda: Connection(site, local=True), sock=sock)
         self._servers.append(server)
         self.address = {"uds": str(self._path), "tcp": "", "node": socket.gethostname()}
         if self._tcp_host is not None:
@@ -205,7 +211,7 @@ class ReplicaHost:
             signature = replace(model.signature, max_batch_size=plan.batching.max_batch_size)
             site.versions[plan.key] = Version(self._batchers[plan.key], signature)
             versions.append({"model": plan.model, "version": plan.version, "signature": signature.to_json(), "platform": model.platform})
-        site.hello = orjson.dumps({"protocol": PROTOCOL, "replica": self.replica_id, "versions": versions})
+        site.hello = {"protocol": PROTOCOL, "replica": self.replica_id, "versions": versions}
 
     # ---- in the loop
 
@@ -263,6 +269,8 @@ class ReplicaHost:
                 connection.abort()
             if self._site.connections:
                 await self._site.empty.wait()
+            if self._site.arena is not None:
+                self._site.arena.close()
 
     def _stop_listening(self) -> None:
         if self._servers:

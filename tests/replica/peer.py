@@ -14,6 +14,7 @@ from serving.errors import Code
 from serving.inference import Layout, TensorLayout
 from serving.tensor import DType
 from serving.wire import frame as wire
+from serving.wire.arena import Arena, PeerArena
 
 
 @dataclass
@@ -127,6 +128,44 @@ class Peer:
 
     def __exit__(self, *args: object) -> None:
         self.close()
+
+
+class SharingPeer(Peer):
+    """A gateway on the same node: its large payloads go through its arena, the replica's come through the replica's."""
+
+    def __init__(self, address: str, *, nbytes: int = 1 << 24, attach: bool = True) -> None:
+        self.arena = Arena.create(nbytes)
+        super().__init__(address, greet=False)
+        self.theirs = PeerArena.open(**self.hello["arena"]) if attach else None
+        self.taken: list[int] = []
+        hello = {"protocol": 1, "gateway": "sharing", "attached": attach, "arena": self.arena.announce()}
+        self.send(wire.encode_json(wire.HELLO, orjson.dumps(hello)))
+        self.attached = orjson.loads(self.read(wire.HELLO)[3])["attached"]
+
+    def share(self, layout_id: int, payloads: dict[int, bytes], **record: int) -> dict[int, int]:
+        """Send requests whose payloads lie in the arena; return the offset of each key's slot."""
+        offsets = {}
+        records = []
+        for key, payload in payloads.items():
+            slot = self.arena.allocate(len(payload))
+            assert slot is not None
+            self.arena.view(slot)[:] = payload
+            offsets[key] = slot.offset
+            records.append((key, layout_id, wire.SLOT.pack(*slot)))
+        self.send(requests(records, flags=wire.FLAG_SHM, **record))
+        return offsets
+
+    def _payload(self, inline: bytes, flags: int) -> bytes:
+        if not flags:
+            return inline
+        assert self.theirs is not None
+        offset, nbytes = wire.SLOT.unpack(inline)
+        self.taken.append(offset)
+        return bytes(self.theirs.view(offset, nbytes))
+
+    def close(self) -> None:
+        super().close()
+        self.arena.close()
 
 
 def requests(

@@ -71,6 +71,7 @@ def test_the_replica_says_what_it_holds(start: Start) -> None:
     host = start(DOUBLE, DOUBLE)
     with Peer(host.address["uds"]) as peer:
         versions = peer.hello.pop("versions")
+        assert peer.hello.pop("arena")["bytes"] == 1 << 28
         assert peer.hello == {"protocol": 1, "replica": "r0"}
         assert [(v["model"], v["version"], v["platform"]) for v in versions] == [("m", "1", "python"), ("m", "2", "python")]
         assert Signature.from_json(versions[0]["signature"]) == SIGNATURE == host.signatures["m/1"]
