@@ -15,7 +15,7 @@ from serving.cluster.boot import TAG, Boot
 from serving.cluster.office import DOWN, Office
 from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
 from serving.cluster.serve_api import Application, ApplicationSeen
-from serving.errors import Internal, ServingError, Unavailable
+from serving.errors import Internal, Unavailable
 from serving.plan import Target, key_of_app
 
 log = logging.getLogger(__name__)
@@ -126,8 +126,9 @@ class Engine:
             self._delete(EDGE, *(name for name in seen if key_of_app(name)))
             if self._own_ray:
                 serve_api.shutdown()
-        except ServingError as error:
-            log.warning("stopping: %s", error.message)
+        except Exception as error:
+            # Ray may be half gone by now, in any way; what is left is ended by its tag
+            log.warning("stopping: %s", error)
 
     def _delete(self, *names: str) -> None:
         serve_api.delete(names)

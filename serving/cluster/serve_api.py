@@ -94,7 +94,7 @@ def _build(a: Application) -> Any:
     if a.user_config is not None:
         options["user_config"] = a.user_config
     if a.router:
-        options["request_router_config"] = RequestRouterConfig(request_router_class=a.router)
+        options["request_router_config"] = RequestRouterConfig(request_router_class=a.router)  # type: ignore[arg-type]
     if a.one_per_node:
         options["max_replicas_per_node"] = 1
     deployment = serve.deployment(**options)(a.host)

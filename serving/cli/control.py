@@ -1,0 +1,129 @@
+"""`serving apply | status | delete | down`: talk to the engine's control API over HTTP."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from serving.cli.output import fail, print_json, print_lines, print_table, say
+from serving.spec import InvalidSpec, load
+
+DEFAULT_URL = "http://127.0.0.1:8003"
+POLL_S = 0.25
+Url = Annotated[str, typer.Option("--url", envvar="SERVING_CONTROL_URL", help="The control API of the engine.")]
+Timeout = Annotated[float, typer.Option(min=0, help="Longest wait, in seconds, until everything is ready or has failed; 0: do not wait.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("apply")(apply)
+    app.command("status")(status)
+    app.command("delete")(delete)
+    app.command("down")(down)
+
+
+def apply(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files.")],
+    url: Url = DEFAULT_URL,
+    replace: Annotated[bool, typer.Option("--replace", help="Serve only what the files declare; other models end.")] = False,
+    reason: Annotated[str, typer.Option(help="Kept with the revision.")] = "",
+    timeout: Timeout = 600.0,
+) -> None:
+    """Bring a running engine to what the files declare. Models that they do not name stay as they are."""
+    try:
+        target = load(files)
+    except InvalidSpec as invalid:
+        print_lines(map(str, invalid.problems))
+        raise typer.Exit(1) from None
+    names = ", ".join(str(f) for f in files)
+    order = {"target": target.to_json(), "replace": replace, "author": getpass.getuser(), "reason": reason or f"apply {names}"}
+    answer = _ask("POST", url, "/api/apply", json=order)
+    _follow(url, answer["revision"], timeout)
+
+
+def status(url: Url = DEFAULT_URL, json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Show what runs. Exit code 0: every model answers, 1: not."""
+    answer = _ask("GET", url, "/api/status")
+    if json:
+        print_json(answer)
+    else:
+        _print_status(answer)
+    if not answer["ready"] or answer["failed"]:
+        raise typer.Exit(1)
+
+
+def delete(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")], url: Url = DEFAULT_URL, timeout: Timeout = 600.0
+) -> None:
+    """End a model: its endpoint at once, its replicas when they have answered what they have."""
+    answer = _ask("DELETE", url, f"/api/models/{model}")
+    _follow(url, answer["revision"], timeout)
+
+
+def down(url: Url = DEFAULT_URL, timeout: Timeout = 120.0) -> None:
+    """End the engine: drain, then stop everything that `up` has started."""
+    _ask("POST", url, "/api/down", json={})
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        try:
+            httpx.get(f"{url}/api/ready", timeout=2.0)
+        except httpx.TransportError:
+            say("the engine drains and ends")
+            return
+        time.sleep(POLL_S)
+    if timeout:
+        fail(f"the engine at {url} still answers after {timeout:g} s")
+
+
+def _print_status(answer: dict[str, Any]) -> None:
+    rows = []
+    for v in answer["versions"]:
+        replicas = f"{v['running']}/{v['wanted']}"
+        rows.append([v["model"], v["version"], v["state"], replicas, "yes" if v["stable"] else "", v["reason"] or v["description"]])
+    print_table(["model", "version", "state", "replicas", "stable", "about"], rows)
+    gateways, wanted = len(answer["gateways"]), answer["gateways_wanted"]
+    print_lines(["", f"revision {answer['revision']} · gateways {gateways}/{wanted} · {answer['urls']['rest']} · {answer['urls']['grpc']}"])
+    print_lines(f"waiting: {line}" for line in answer["waiting"])
+
+
+def _follow(url: str, revision: int, timeout_s: float) -> None:
+    """Say what comes up until everything is settled. Ends the command with 1 where a version has failed or the time is over."""
+    say(f"revision {revision}")
+    started = time.monotonic()
+    told: dict[str, str] = {}
+    while True:
+        answer = _ask("GET", url, "/api/status")
+        for v in answer["versions"]:
+            key, state = f"{v['model']}/{v['version']}", v["state"]
+            if told.get(key) != state:
+                told[key] = state
+                say(f"{time.monotonic() - started:6.1f} s  {key} {state}" + (f": {v['reason']}" if v["reason"] else ""))
+        if answer["settled"] and answer["revision"] >= revision:
+            break
+        if not timeout_s:
+            return
+        if time.monotonic() - started > timeout_s:
+            fail(f"not settled after {timeout_s:g} s: {'; '.join(answer['waiting'])}")
+        time.sleep(POLL_S)
+    if failed := answer["failed"]:
+        fail(f"{len(failed)} of {len(answer['versions'])} versions failed: {', '.join(failed)}")
+
+
+def _ask(method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:
+    """Return the API's answer; what went wrong ends the command with one sentence."""
+    try:
+        response = httpx.request(method, url.rstrip("/") + path, json=json, timeout=30.0, trust_env=False)
+        body: dict[str, Any] = response.json()
+    except httpx.InvalidURL as error:
+        fail(f"{url} is not a URL: {error}")
+    except httpx.TransportError as error:
+        fail(f"no engine answers at {url} ({error}); is it up? --url or SERVING_CONTROL_URL name another")
+    except ValueError:
+        fail(f"{url} is not the control API of an engine: it answered {response.status_code} without JSON")
+    if response.is_error:
+        fail(str(body.get("error", f"the engine answered {response.status_code}")))
+    return body
