@@ -88,7 +88,7 @@ class Running:
         except subprocess.TimeoutExpired:
             pass
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            if self._wait_gone(2.0):
+            if self._wait_gone(1.0):
                 break
             for pid in self._alive():
                 try:

@@ -111,4 +111,6 @@ class Workload:
 ECHO = Workload("echo", Echo, (16,))
 MLP = Workload("mlp", Mlp, (64,))
 RESNET = Workload("resnet", ResNet, (3, 224, 224))
+ECHO_IMAGE = Workload("echo_image", Echo, (3, 224, 224))
 WORKLOADS = {w.model: w for w in (ECHO, MLP, RESNET)}
+"""What every peer serves."""

@@ -1,0 +1,168 @@
+"""Sitting: starts the systems one after the other, loads them, and notes what it finds."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+
+from benchmarks import load, table
+from benchmarks.peers import bare_loop, engine, fastapi_uvicorn, httptools_echo, ray_serve, triton
+from benchmarks.process import Running, StartFailed, cpu_between
+from benchmarks.workload import ECHO_IMAGE, WORKLOADS, Workload, WrongAnswer
+
+_LOADS = {**WORKLOADS, ECHO_IMAGE.model: ECHO_IMAGE}
+_FAILURES = (StartFailed, WrongAnswer, load.LoadFailed, httpx.HTTPError, grpc.RpcError, OSError)
+_DISTURBED = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Rows (and table.IDLE) by key, systems by name, and for how long each is loaded."""
+
+    keys: frozenset[str]
+    systems: frozenset[str]
+    rounds: int
+    seconds: float
+    idle_s: float
+    config: Path
+
+
+class Sitting:
+    """What to measure, and what has been found so far.
+
+    given     an engine that runs already, to be measured instead of starting one
+    scratch   a folder for the generators' files
+    runs      row → system → what each round measured
+    failures  what could not be measured, and why
+    """
+
+    def __init__(self, choice: Choice, given: Running | None, scratch: Path) -> None:
+        self.choice = choice
+        self.given = given
+        self.scratch = scratch
+        self.rows = [row for row in table.ROWS if row.key in choice.keys]
+        self.runs: dict[str, dict[str, list[dict[str, float]]]] = {}
+        self.failures: list[str] = []
+        self._batches: dict[int, int] = {}
+
+    def measure(self) -> None:
+        order = [name for name in table.SYSTEMS if name in self.choice.systems and any(name in row.systems for row in self.rows)]
+        for number in range(self.choice.rounds):
+            print(f"round {number + 1} of {self.choice.rounds}", flush=True)
+            for name in order if number % 2 == 0 else reversed(order):
+                self._system(name)
+        if table.IDLE in self.choice.keys and self.given is None and {"engine", "ray-empty"} <= self.choice.systems:
+            self._idle()
+
+    def _system(self, name: str) -> None:
+        rows = [row for row in self.rows if name in row.systems]
+        if name in ("bare", "bare-two"):
+            for row in rows:
+                self._bare(row, name, 2 if name == "bare-two" else 1)
+        elif name == "engine-two" and self.given is not None:
+            return  # a server that runs already has the replicas that it has
+        else:
+            with self._guard(name), self._started(name) as server:
+                for row in rows:
+                    with self._guard(f"{name} {row.key}"):
+                        self._row(row, name, server)
+
+    @contextmanager
+    def _started(self, name: str) -> Iterator[Running]:
+        if self.given is not None and name == "engine":
+            yield self.given
+            return
+        with tempfile.TemporaryDirectory(prefix="b-", ignore_cleanup_errors=True) as folder:
+            server = _LAUNCHERS[name](self, name, Path(folder))
+            try:
+                yield server
+            finally:
+                server.stop()
+
+    def _row(self, row: table.Row, name: str, server: Running) -> None:
+        workload = _LOADS[row.model]
+        run = self._rest(row, workload, name, server) if row.protocol == "rest" else self._grpc(row, workload, server)
+        run(1.0)
+        self._note(row.key, name, run(self.choice.seconds).to_json())
+
+    def _rest(self, row: table.Row, workload: Workload, name: str, server: Running) -> Callable[[float], load.Measured]:
+        if name == "httptools":
+            _check_echo(server, workload)
+        else:
+            workload.check_rest(server.http)
+        body, path, headers = workload.rest_body, workload.path, workload.rest_headers
+        return lambda seconds: load.rest(server, body, path, headers, row.connections, seconds, self.scratch)
+
+    def _grpc(self, row: table.Row, workload: Workload, server: Running) -> Callable[[float], load.Measured]:
+        answer_bytes = workload.check_grpc(server.grpc)
+        return lambda seconds: load.grpc(server, workload, answer_bytes, row.connections, seconds, self.scratch, latency=row.latency)
+
+    def _bare(self, row: table.Row, name: str, processes: int) -> None:
+        if processes not in self._batches:
+            self._batches[processes] = bare_loop.best_batch(row.model, processes, min(2.0, self.choice.seconds))
+        batch = self._batches[processes]
+        per_s = bare_loop.images_per_s(row.model, batch, processes, self.choice.seconds)
+        self._note(row.key, name, {"per_s": round(per_s, 2), "batch": batch, "other_cores": 0.0})
+
+    def _idle(self) -> None:
+        print(f"idle, {self.choice.idle_s:.0f} s each", flush=True)
+        with self._guard("idle engine"), self._started("engine") as server:
+            replicas = server.count("ServeReplica")
+            cores = _cores_at_rest(server, self.choice.idle_s)
+            self._note(table.IDLE, "engine", {"cpu_cores": cores, "replicas": replicas, "processes": len(server.members())})
+        if not self.runs.get(table.IDLE):
+            return
+        with self._guard("idle ray-empty"), tempfile.TemporaryDirectory(prefix="b-", ignore_cleanup_errors=True) as folder:
+            server = ray_serve.launch_empty(replicas, Path(folder))
+            try:
+                cores = _cores_at_rest(server, self.choice.idle_s)
+                self._note(table.IDLE, "ray-empty", {"cpu_cores": cores, "replicas": replicas, "processes": len(server.members())})
+            finally:
+                server.stop()
+
+    @contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """A system that fails leaves a gap; the others go on."""
+        try:
+            yield
+        except _FAILURES as error:
+            self.failures.append(f"{what}: {error}")
+            print(f"  {what}: FAILED: {error}", file=sys.stderr, flush=True)
+
+    def _note(self, key: str, system: str, run: dict[str, float]) -> None:
+        self.runs.setdefault(key, {}).setdefault(system, []).append(run)
+        shown = "  ".join(f"{name} {value:g}" for name, value in run.items() if name not in ("requests", "seconds", "other_cores"))
+        disturbed = f"  † others used {run['other_cores']:.2f} cores" if run.get("other_cores", 0) > _DISTURBED else ""
+        print(f"  {key:12} {system:10} {shown}{disturbed}", flush=True)
+
+
+_LAUNCHERS: dict[str, Callable[[Sitting, str, Path], Running]] = {
+    "engine": lambda sitting, name, scratch: engine.launch(name, sitting.choice.config, scratch),
+    "engine-two": lambda sitting, name, scratch: engine.launch(name, sitting.choice.config, scratch),
+    "triton": lambda sitting, name, scratch: triton.launch(scratch),
+    "ray": lambda sitting, name, scratch: ray_serve.launch(name, "mlp", scratch),
+    "ray-fast": lambda sitting, name, scratch: ray_serve.launch(name, "mlp", scratch),
+    "fastapi": lambda sitting, name, scratch: fastapi_uvicorn.launch(scratch),
+    "httptools": lambda sitting, name, scratch: httptools_echo.launch(scratch),
+}
+
+
+def _check_echo(server: Running, workload: Workload) -> None:
+    answer = httpx.post(f"http://{server.http}/", content=workload.rest_body, timeout=10, trust_env=False)
+    if answer.content != workload.rest_body:
+        raise WrongAnswer(f"{server.name} did not give the body back")
+
+
+def _cores_at_rest(server: Running, seconds: float) -> float:
+    time.sleep(min(10.0, seconds))  # what starting left behind: imports, health checks, first reports
+    before, began = server.cpu_s(), time.monotonic()
+    time.sleep(seconds)
+    return round(cpu_between(before, server.cpu_s()) / (time.monotonic() - began), 4)
