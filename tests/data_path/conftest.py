@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .models import plan
+from .rig import DataPath
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPath]:
+    """One node with two gateways and one replica that holds all models. No bug may show in a gateway's loop."""
+    node = DataPath()
+    try:
+        node.replica(plan(tmp_path_factory.mktemp("models"), node.gate), "r1")
+        node.gateway("a")
+        node.gateway("b")
+        yield node
+        assert node.faults() == []
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def gate(path: DataPath) -> Iterator[Path]:
+    """The models `gate` and `narrow` wait while this file exists; it exists now."""
+    path.gate.touch()
+    yield path.gate
+    path.gate.unlink(missing_ok=True)

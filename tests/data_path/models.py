@@ -1,0 +1,87 @@
+"""Models for the data path's tests, as a user would write them, and the plan that holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving.hosting import BatchPolicy, HostPlan, VersionPlan
+from serving.tensor import DType, Signature, TensorSpec
+
+SOURCE = '''
+import os
+import time
+
+import numpy as np
+
+
+class Echo:
+    def predict(self, inputs):
+        return {"y": inputs["x"]}
+
+
+class Gate:
+    """Answers when the file is not there (any more)."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def predict(self, inputs):
+        while os.path.exists(self.path):
+            time.sleep(0.002)
+        return {"y": inputs["x"] + 1}
+
+
+class Marked:
+    """Does not take a row that begins with -1."""
+
+    def predict(self, inputs):
+        if (inputs["x"][:, 0] == -1).any():
+            raise ValueError("a row is marked")
+        return {"y": inputs["x"] * 2}
+
+
+class Pair:
+    def predict(self, inputs):
+        return {"sum": inputs["a"] + inputs["b"], "difference": inputs["a"] - inputs["b"]}
+
+
+class Whole:
+    def predict(self, inputs):
+        return {"y": inputs["x"].T.copy()}
+'''
+
+
+def echo_name(dtype: DType) -> str:
+    """Return the name of the model that gives back tensors of this type, rows of any length."""
+    return f"echo_{dtype.label.lower()}"
+
+
+def signature(dtype: DType, inputs: tuple[str, ...], outputs: tuple[str, ...], shape: tuple[int, ...], rows: int) -> Signature:
+    """Return a signature whose tensors are all alike."""
+    return Signature(
+        tuple(TensorSpec(n, dtype, shape) for n in inputs), tuple(TensorSpec(n, dtype, shape) for n in outputs), rows
+    )  # fmt: skip
+
+
+def plan(directory: Path, gate: Path) -> HostPlan:
+    """Write the models' file and return what holds them all: `echo_*`, `gate`, `marked`, `pair` (versions 1 and 2), `whole`."""
+    path = directory / "models.py"
+    path.write_text(SOURCE)
+
+    def version(model: str, entry: str, what: Signature, number: str = "1", **policy: object) -> VersionPlan:
+        batching = BatchPolicy(max_batch_size=what.max_batch_size, **{"execution": "inline", **policy})  # type: ignore[arg-type]
+        options = {"path": str(gate)} if entry == "Gate" else {}
+        return VersionPlan(model, number, "python", str(path), entry, options=options, signature=what, batching=batching)
+
+    pair = signature(DType.INT32, ("a", "b"), ("sum", "difference"), (16,), 8)
+    return HostPlan(
+        (
+            *(version(echo_name(d), "Echo", signature(d, ("x",), ("y",), (-1,), 64)) for d in DType),
+            version("gate", "Gate", signature(DType.FP32, ("x",), ("y",), (2,), 1), execution="thread", max_queue_requests=4096),
+            version("narrow", "Gate", signature(DType.FP32, ("x",), ("y",), (2,), 1), execution="thread", max_queue_requests=2),
+            version("marked", "Marked", signature(DType.FP32, ("x",), ("y",), (3,), 8)),
+            version("pair", "Pair", pair),
+            version("pair", "Pair", pair, "2"),
+            version("whole", "Whole", signature(DType.FP32, ("x",), ("y",), (-1, -1), 0)),
+        )
+    )

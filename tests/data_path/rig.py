@@ -1,0 +1,172 @@
+"""DataPath: the edge, gateways and replicas of one node in this process, with no Ray. HAProxy is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from serving.edge import Adopt, EdgeConfig, EdgeKeeper, SlotClaim
+from serving.gateway.peers import PeerAddress
+from serving.gateway.server import GatewayServer
+from serving.hosting import HostPlan
+from serving.replica.host import ReplicaHost
+from serving.routing import Route, RouteTable
+from serving.state import GatewayLimits, GatewayState
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], object], within_s: float = 10.0) -> None:
+    """Return as soon as `condition` holds; fail when it does not within the time."""
+    limit = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < limit, "it did not come to pass"
+        time.sleep(0.002)
+
+
+class Member:
+    """A gateway with its slot at the edge: what the shell around it does, without Ray."""
+
+    def __init__(self, path: DataPath, name: str) -> None:
+        self.name = name
+        self.faults: list[dict[str, Any]] = []
+        """What reached the exception handler of the gateway's loop: bugs."""
+        self.server = GatewayServer(name, path.run_dir)
+        self._path = path
+        self._adopted: dict[int, int] = {}
+        self.server.start([])
+        self.server._loop.call_soon_threadsafe(self.server._loop.set_exception_handler, lambda loop, fault: self.faults.append(fault))
+        self.claim: SlotClaim = path.do(SlotClaim.claim(path.run_dir, name))
+        for listener in self.claim.listeners:
+            self.server.listen(listener)
+        self._following = path.start(self._follow())
+
+    async def _follow(self) -> None:
+        async for change in self.claim:
+            if isinstance(change, Adopt):
+                self._adopted[change.number] = await asyncio.to_thread(self.server.listen, change.listener)
+            elif change.number in self._adopted:
+                await asyncio.to_thread(self.server.unlisten, self._adopted.pop(change.number))
+
+    def drain(self, timeout_s: float = 20.0) -> None:
+        """Leave as a gateway does that is being replaced."""
+        self._path.loop.call_soon_threadsafe(self.claim.draining)
+        self.server.drain(timeout_s)
+        self.stop()
+
+    def stop(self) -> None:
+        self._path.do(self._leave())
+        self.server.stop()
+
+    async def _leave(self) -> None:
+        self.claim.close()
+
+
+class DataPath:
+    """One node. Everything in it binds 127.0.0.1 and lies in a directory of its own."""
+
+    def __init__(self, **edge: Any) -> None:
+        # not tmp_path: its names can be too long for a Unix socket
+        self.run_dir = tempfile.mkdtemp(prefix="path-")
+        self.gate = Path(self.run_dir) / "gate"
+        """While this file is there the models `gate` and `narrow` do not answer."""
+        self.config = EdgeConfig(self.run_dir, free_port(), free_port(), 0, **edge)
+        self.rest = f"127.0.0.1:{self.config.http_port}"
+        self.grpc = f"127.0.0.1:{self.config.grpc_port}"
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.keeper = EdgeKeeper(self.config)
+        self.keeper.start()
+        self.members: list[Member] = []
+        self.replicas: list[ReplicaHost] = []
+        self.limits = GatewayLimits()
+        self._revision = 0
+
+    def do(self, coroutine: Coroutine[Any, Any, Any], within_s: float = 30.0) -> Any:
+        """Run it on the loop of the claims."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(within_s)
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def replica(self, plan: HostPlan, name: str) -> ReplicaHost:
+        """Start a replica and tell all gateways of it."""
+        host = ReplicaHost(plan, name, self.run_dir)
+        host.start()
+        self.replicas.append(host)
+        self.tell()
+        return host
+
+    def gateway(self, name: str) -> Member:
+        """Start a gateway; it is ready, and the edge sends to it."""
+        member = Member(self, name)
+        self.members.append(member)
+        self.tell()
+        wait_for(member.server.ready)
+        wait_for(lambda: self.servers()[member.claim.slot] == "UP L7OK")
+        return member
+
+    def tell(self) -> None:
+        """Give all gateways the routes and addresses that there are."""
+        versions: dict[str, list[str]] = {}
+        peers: dict[str, list[PeerAddress]] = {}
+        for host in self.replicas:
+            for version in host.plan.versions:
+                if version.version not in versions.setdefault(version.model, []):
+                    versions[version.model].append(version.version)
+                peers.setdefault(version.key, []).append(PeerAddress(host.replica_id, **host.address))
+        self._revision += 1
+        routes = {model: Route(model, found[0], tuple(found)) for model, found in versions.items()}
+        state = GatewayState(RouteTable(self._revision, routes), self.limits, "serving")
+        for member in self.members:
+            member.server.apply(state)
+            member.server.set_peers(peers)
+        for member in self.members:
+            wait_for(member.server.ready)
+
+    def forget(self, host: ReplicaHost) -> None:
+        """Stop a replica and take it out of what gateways are told."""
+        self.replicas.remove(host)
+        host.stop()
+
+    def queued(self, model: str, version: str = "1") -> int:
+        """Return how many requests of the model the replicas hold, in the queue or running."""
+        found = (host.statistics().get(f"{model}/{version}", {}) for host in self.replicas)
+        return int(sum(s.get("open", 0) for s in found))
+
+    def servers(self) -> list[str]:
+        """Return what HAProxy thinks of each slot; "UP L7OK" is one that takes traffic."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(self.config.path("haproxy.sock"))
+            sock.sendall(b"show stat\n")
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        rows = [line.split(",") for line in answer.decode().splitlines()]
+        return [f"{row[17]} {row[36].removeprefix('* ')}" for row in rows if row[0] == "rest" and row[1].startswith("g")]
+
+    def faults(self) -> list[dict[str, Any]]:
+        return [fault for member in self.members for fault in member.faults]
+
+    def close(self) -> None:
+        self.gate.unlink(missing_ok=True)
+        for member in self.members:
+            member.stop()
+        for host in self.replicas:
+            host.stop()
+        self.keeper.close(0.0)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+        shutil.rmtree(self.run_dir)
