@@ -55,13 +55,16 @@ class Engine:
                 raise Failed(f"the engine was not ready after {patience_s:.0f} s")
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """End the engine in order; a second Ctrl-C, or 60 s, and it is told not to wait for anything."""
+        for patience_s in (60, 10):
+            if self.process.poll() is None:
+                self.process.terminate()
+                try:
+                    self.process.wait(patience_s)
+                except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                    continue
+        self.process.kill()
+        self.process.wait()
         self._reader.join(5)
 
     def _pass_on(self) -> None:
@@ -112,10 +115,11 @@ def main() -> int:
 def _digits(http: triton_http.InferenceServerClient, grpc: triton_grpc.InferenceServerClient) -> None:
     """Ask for all held-out digits, 60 rows a request; show ten of them and the shares that are right."""
     x, truth = samples.held_out()
+    output = http.get_model_metadata("digits")["outputs"][0]["name"]
     answers = {
-        "REST": _ask(http, triton_http, "digits", x, ""),
-        "gRPC": _ask(grpc, triton_grpc, "digits", x, ""),
-        "version 1": _ask(http, triton_http, "digits", x, "1"),
+        "REST": _ask(http, triton_http, "digits", output, x),
+        "gRPC": _ask(grpc, triton_grpc, "digits", output, x),
+        "version 1": _ask(http, triton_http, "digits", output, x, version="1"),
     }
     table = Table(title="handwritten digits that training never saw")
     for column in ("truth", *answers):
@@ -136,11 +140,12 @@ def _imagenet(http: triton_http.InferenceServerClient, grpc: triton_grpc.Inferen
     for column in ("photograph", "REST", "gRPC"):
         table.add_column(column)
     wrong = []
+    output = http.get_model_metadata("imagenet")["outputs"][0]["name"]
     for name, truth in samples.PHOTOGRAPHS.items():
         x = samples.photograph(name)[None]
         cells = []
         for client, library in ((http, triton_http), (grpc, triton_grpc)):
-            y = _ask(client, library, "imagenet", x, "")[0]
+            y = _ask(client, library, "imagenet", output, x)[0]
             best = y.argsort()[::-1][:5]
             cells.append("\n".join(f"{samples.label(int(i))} {y[i]:.0%}" for i in best))
             if best[0] != truth:
@@ -151,14 +156,15 @@ def _imagenet(http: triton_http.InferenceServerClient, grpc: triton_grpc.Inferen
         raise Failed(f"the class of {wrong[0]} is wrong")
 
 
-def _ask(client, library, model: str, x: np.ndarray, version: str) -> np.ndarray:  # type: ignore[no-untyped-def,type-arg]
-    """Send `x` in binary tensors of at most 60 rows; return all rows of the model's only output."""
+def _ask(client, library, model: str, output: str, x: np.ndarray, version: str = "") -> np.ndarray:  # type: ignore[no-untyped-def,type-arg]
+    """Send `x` in binary tensors of at most 60 rows; return all rows of the model's output."""
     rows = []
     for start in range(0, len(x), 60):
         part = x[start : start + 60]
         tensor = library.InferInput("x", part.shape, "FP32")
         tensor.set_data_from_numpy(part)
-        rows.append(client.infer(model, [tensor], model_version=version, outputs=[library.InferRequestedOutput("y")]).as_numpy("y"))
+        answer = client.infer(model, [tensor], model_version=version, outputs=[library.InferRequestedOutput(output)])
+        rows.append(answer.as_numpy(output))
     return np.concatenate(rows)
 
 
