@@ -8,21 +8,24 @@ its calls are handed back to the `ChannelOwner`, which decides about each.
 from __future__ import annotations
 
 import asyncio
-from struct import error as StructError
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 import orjson
 
-from serving.errors import Code, DecodeError, Internal, InvalidArgument, ServingError
+from serving.errors import Code, DecodeError, InvalidArgument
 from serving.gateway.call import Call, ChannelOwner, Deliver, Description
 from serving.gateway.layouts import LayoutCache, LayoutIds
+from serving.gateway.sharing import SharedMemory, Sharing
 from serving.inference import Buffer, InferResponse, Layout
 from serving.tensor import Signature
+from serving.wire.arena import SHARE_BYTES
 from serving.wire.frame import (
     CANCEL,
     DEFINE,
     DRAIN,
+    FLAG_SHM,
+    FREE,
     HELLO,
     KEY,
     MAX_COUNT,
@@ -34,12 +37,14 @@ from serving.wire.frame import (
     REQUESTS,
     RESPONSE,
     RESPONSES,
+    SLOT,
     Frame,
     FrameReader,
     encode,
     encode_define,
     encode_json,
     encode_keys,
+    encode_offsets,
 )
 
 SILENT_TICKS = 4
@@ -61,7 +66,13 @@ class SocketChannel(asyncio.Protocol):
     """See `call.Channel`. `closed` is done when the connection is gone."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, owner: ChannelOwner, deliver: Deliver, responses: LayoutCache, gateway: str = "gateway"
+        self,
+        loop: asyncio.AbstractEventLoop,
+        owner: ChannelOwner,
+        deliver: Deliver,
+        responses: LayoutCache,
+        gateway: str = "gateway",
+        memory: SharedMemory | None = None,
     ) -> None:
         self.inflight = 0
         self.paused = False
@@ -76,6 +87,8 @@ class SocketChannel(asyncio.Protocol):
         self._lost = False
         self._retired = False
         self._silent = 0
+        self._greeted = False
+        self._sharing = Sharing(memory, self._schedule)
         # Down.
         self._queue: list[Call] = []
         self._cancels: list[int] = []
@@ -97,15 +110,18 @@ class SocketChannel(asyncio.Protocol):
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._lost:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
     def cancel(self, call: Call) -> None:
         self.inflight -= 1
         call.channel = None
         # A call that is still in the queue is left there: `_flush` passes over what is not its own any more.
         if self._calls.pop(call.key, None) is not None:
             self._cancels.append(call.key)
-            if not self._scheduled:
-                self._scheduled = True
-                self._loop.call_soon(self._flush)
+            self._schedule()
 
     def room(self) -> bool:
         return self._transport.get_write_buffer_size() < MAX_BUFFER_BYTES
@@ -118,7 +134,11 @@ class SocketChannel(asyncio.Protocol):
         if self._cancels:
             cancels = self._cancels
             self._cancels = []
-            parts.extend(encode_keys(CANCEL, cancels[at : at + MAX_COUNT]) for at in range(0, len(cancels), MAX_COUNT))
+            parts.append(encode_keys(CANCEL, cancels))
+        if self._sharing.frees:
+            frees = self._sharing.frees
+            self._sharing.frees = []
+            parts.append(encode_offsets(frees))
         if self._queue:
             queue = self._queue
             self._queue = []
@@ -136,12 +156,12 @@ class SocketChannel(asyncio.Protocol):
         pack = REQUEST.pack
         key = self._key
         now = monotonic()
+        sharing = self._sharing
         table: list[bytes] = []
         payload: list[Buffer] = []
         payload_bytes = 0
         refused: list[Call] = []
-        first = 0
-        for at, call in enumerate(queue):
+        for call in queue:
             if call.channel is not self:
                 continue  # cancelled before it left
             request = call.request
@@ -149,8 +169,8 @@ class SocketChannel(asyncio.Protocol):
             if layout_id < 0 or len(table) == MAX_COUNT:
                 if table and (ids.full or layout_id >= 0):
                     # The new layout takes an id that records of this frame may use, or the frame is full.
-                    self._write(parts, table, payload, payload_bytes, queue[first:at])
-                    parts, table, payload, payload_bytes, first = [], [], [], 0, at
+                    self._write(parts, table, payload, payload_bytes)
+                    parts, table, payload, payload_bytes = [], [], [], 0
                 if layout_id < 0:
                     layout_id, body = ids.define(call.served.key, request.layout)
                     parts.append(encode_define(layout_id, body))
@@ -158,66 +178,47 @@ class SocketChannel(asyncio.Protocol):
             while key in calls:
                 key = (key + 1) & _KEY_MASK or 1
             nbytes = call.payload_bytes
-            deadline = request.deadline
-            budget_us = max(1, int((deadline - now) * 1e6)) if deadline else 0
-            try:
-                record = pack(key, layout_id, budget_us, nbytes, request.priority, 0, call.attempt, request.timeout_us)
-            except StructError:
+            pieces = request.payload
+            if (len(pieces) != 1 or len(pieces[0]) != nbytes) and sum([memoryview(p).nbytes for p in pieces]) != nbytes:
+                # It would shift all that follow on this connection.
                 refused.append(call)
                 continue
+            flags = 0
+            if nbytes >= SHARE_BYTES and sharing.writable:
+                lent = sharing.lend(pieces, nbytes)
+                if lent is not None:
+                    flags, nbytes, pieces = FLAG_SHM, SLOT.size, (lent,)
+            deadline = request.deadline
+            budget_us = max(1, int((deadline - now) * 1e6)) if deadline else 0
+            table.append(pack(key, layout_id, budget_us, nbytes, request.priority, flags, call.attempt, request.timeout_us))
             call.key = key
             calls[key] = call
-            table.append(record)
-            payload += request.payload
+            payload += pieces
             payload_bytes += nbytes
         self._key = key
         if table or parts:
-            self._write(parts, table, payload, payload_bytes, queue[first:])
-        if refused:
-            self._refuse(refused, InvalidArgument("priority or timeout of the request is out of range"))
-
-    def _write(self, parts: list[Buffer], table: list[bytes], payload: list[Buffer], payload_bytes: int, calls: list[Call]) -> None:
-        if table:
-            parts.append(encode(REQUESTS, len(table), b"".join(table), payload_bytes))
-        if payload_bytes <= JOIN_BYTES:
-            body = b"".join(payload)
-            if len(body) == payload_bytes:
-                parts.append(body)
-                self._transport.write(b"".join(parts))
-                return
-        elif sum([memoryview(b).nbytes for b in payload]) == payload_bytes:
-            parts += payload
-            self._transport.writelines(parts)
-            return
-        # One payload is not as long as its layout says: it would shift all that follow on this connection.
-        if len(parts) > 1:
-            self._transport.write(b"".join(parts[:-1]))
-        refused = []
-        for call in calls:
-            if call.channel is self and self._calls.pop(call.key, None) is not None:
-                call.key = 0
-                if sum([memoryview(b).nbytes for b in call.request.payload]) == call.payload_bytes:
-                    self.inflight -= 1
-                    self.send(call)
-                else:
-                    refused.append(call)
-        self._refuse(refused, Internal("payload of the request does not fit its layout"))
-
-    def _refuse(self, calls: list[Call], error: ServingError) -> None:
-        """Answer calls that have not left."""
-        now = monotonic()
-        for call in calls:
+            self._write(parts, table, payload, payload_bytes)
+        for call in refused:
             if call.channel is self:
                 self.inflight -= 1
                 served = call.served
-                self._deliver(call, InferResponse(served.model, served.version, None, b"", error.code, error.message), now)
+                message = "payload of the request does not fit its layout"
+                self._deliver(call, InferResponse(served.model, served.version, None, b"", Code.INTERNAL, message), now)
+
+    def _write(self, parts: list[Buffer], table: list[bytes], payload: list[Buffer], payload_bytes: int) -> None:
+        if table:
+            parts.append(encode(REQUESTS, len(table), b"".join(table), payload_bytes))
+            parts += payload
+        if payload_bytes <= JOIN_BYTES:
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
 
     # Up: what the replica sends.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
-        transport.write(encode_json(HELLO, orjson.dumps({"protocol": PROTOCOL, "gateway": self._gateway})))
         self._owner.connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -244,10 +245,15 @@ class SocketChannel(asyncio.Protocol):
         end = len(payload)
         now = monotonic()
         at = 0
-        for key, layout_id, nbytes, queue_us, compute_us, rows, code, _, retry_ms in RESPONSE.iter_unpack(frame.table):
+        for key, layout_id, nbytes, queue_us, compute_us, rows, code, flags, retry_ms in RESPONSE.iter_unpack(frame.table):
             stop = at + nbytes
             if stop > end:
                 break
+            part = payload[at:stop]
+            at = stop
+            if flags:
+                part = self._sharing.read(part)
+                nbytes = len(part)
             call = calls.get(key)
             if call is not None:
                 served = call.served
@@ -256,18 +262,17 @@ class SocketChannel(asyncio.Protocol):
                     if layout is None or layout.payload_bytes != nbytes:
                         raise DecodeError(f"answer of {nbytes} bytes with layout {layout_id}, which is {layout}")
                     response = InferResponse(
-                        served.model, served.version, layout, payload[at:stop], _OK, "", queue_us, compute_us, rows
+                        served.model, served.version, layout, part, _OK, "", queue_us, compute_us, rows
                     )  # fmt: skip
                 else:
                     response = InferResponse(
                         served.model, served.version, None, b"", _CODES[code] if code < len(_CODES) else Code.INTERNAL,
-                        str(payload[at:stop], "utf-8", "replace"), queue_us, compute_us, rows, retry_ms / 1000,
+                        str(part, "utf-8", "replace"), queue_us, compute_us, rows, retry_ms / 1000,
                     )  # fmt: skip
                 del calls[key]
                 self.inflight -= 1
                 deliver(call, response, now)
             # else: late, its call was cancelled
-            at = stop
         if at != end:
             raise DecodeError(f"RESPONSES with {end} bytes of payload, whose records say otherwise")
 
@@ -281,13 +286,23 @@ class SocketChannel(asyncio.Protocol):
                 raise DecodeError(f"layout id {layout_id} is out of range")
             self._layouts[layout_id] = self._responses.get(bytes(frame.payload))
         elif kind == HELLO:
-            self.versions = _read_hello(bytes(frame.payload))
-            self.usable = not self._retired
-            self._owner.ready(self)
+            self._take_hello(bytes(frame.payload))
+        elif kind == FREE:
+            self._sharing.take_back(frame.table)
         elif kind == DRAIN:
             self.retire()
         elif kind != PONG:
             raise DecodeError(f"frame of kind {kind} does not go this way")
+
+    def _take_hello(self, body: bytes) -> None:
+        """Take over what the replica is; answer its first HELLO with ours, which is the first frame that we send."""
+        hello, self.versions = _read_hello(body)
+        more = self._sharing.greet(hello)
+        if not self._greeted:
+            self._greeted = True
+            self._transport.write(encode_json(HELLO, orjson.dumps({"protocol": PROTOCOL, "gateway": self._gateway, **more})))
+        self.usable = not self._retired
+        self._owner.ready(self)
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -305,7 +320,10 @@ class SocketChannel(asyncio.Protocol):
             self._lose("silent")
         elif not self._lost:
             self._silent += 1
-            self._transport.write(encode_json(PING))
+            if self._greeted:
+                self._transport.write(encode_json(PING))
+            if self._sharing.frees:
+                self._schedule()
 
     def retire(self) -> None:
         self._retired = True
@@ -340,6 +358,7 @@ class SocketChannel(asyncio.Protocol):
             call.key = 0
         for call in unsent:
             call.channel = None
+        self._sharing.close()
         self._transport.abort()
         self.closed.set_result(reason)
         self._owner.lost(self, sent, unsent, reason)
@@ -349,13 +368,13 @@ class SocketChannel(asyncio.Protocol):
         return f"SocketChannel({state}, {self.inflight} in flight{', paused' if self.paused else ''})"
 
 
-def _read_hello(body: bytes) -> dict[str, Description]:
-    """Return the versions of a replica's HELLO. Raises DecodeError."""
+def _read_hello(body: bytes) -> tuple[dict[str, Any], dict[str, Description]]:
+    """Return a replica's HELLO, and its versions by key. Raises DecodeError."""
     try:
         hello = orjson.loads(body)
         if hello["protocol"] != PROTOCOL:
             raise DecodeError(f"replica speaks protocol {hello['protocol']}, this gateway {PROTOCOL}")
         found = [Description(v["model"], v["version"], Signature.from_json(v["signature"]), v["platform"]) for v in hello["versions"]]
-        return {d.key: d for d in found}
+        return hello, {d.key: d for d in found}
     except (ValueError, TypeError, KeyError, AttributeError, InvalidArgument) as e:
         raise DecodeError(f"HELLO that cannot be read: {e}") from e

@@ -16,6 +16,7 @@ from typing import Protocol
 from serving.gateway.call import Call, Channel, Deliver, Description, Served
 from serving.gateway.channel import DRAINED, SocketChannel
 from serving.gateway.layouts import LayoutCache
+from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import Tally
 from serving.state import GatewayLimits
 
@@ -106,7 +107,16 @@ class PeersOwner(Protocol):
 class Peers:
     """All connections of one gateway. `served` has the versions that a replica has described, by key. Made inside the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: PeersOwner, deliver: Deliver, tally: Tally, name: str, node: str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        owner: PeersOwner,
+        deliver: Deliver,
+        tally: Tally,
+        name: str,
+        node: str,
+        memory: SharedMemory | None = None,
+    ) -> None:
         self.served: dict[str, Served] = {}
         self._loop = loop
         self._owner = owner
@@ -114,6 +124,7 @@ class Peers:
         self._tally = tally
         self._name = name
         self._node = node
+        self._memory = memory
         self._links: dict[PeerAddress, Link] = {}
         self._pools: dict[str, PeerPool] = {}
         self._responses = LayoutCache()
@@ -182,10 +193,13 @@ class Peers:
         """Return a connection to the link's address, on which nothing has been said yet. Raises OSError, ValueError."""
         address = link.address
 
-        def channel() -> SocketChannel:
-            return SocketChannel(self._loop, link, self._deliver, self._responses, self._name)
+        local = bool(address.uds) and (address.node == self._node or not address.tcp)
 
-        if address.uds and (address.node == self._node or not address.tcp):
+        def channel() -> SocketChannel:
+            memory = self._memory if local else None
+            return SocketChannel(self._loop, link, self._deliver, self._responses, self._name, memory)
+
+        if local:
             return (await self._loop.create_unix_connection(channel, address.uds))[1]
         host, _, port = address.tcp.rpartition(":")
         return (await self._loop.create_connection(channel, host, int(port)))[1]

@@ -23,12 +23,15 @@ from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Channel, Owner, Served
 from serving.gateway.deadlines import Deadlines
 from serving.gateway.peers import TICK_S, PeerAddress, Peers
+from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import Tally
 from serving.inference import InferRequest, InferResponse
 from serving.routing import Route, RouteTable, choose
 from serving.state import GatewayLimits, GatewayState
 
 RETRY_WAIT_S = 2.0
+ARENA_BYTES = 1 << 28
+"""Memory shared with the replicas of this node, for large requests; pages cost memory once they are written."""
 MAX_WAITING = 4096
 """Calls of lost replicas that may wait for another one, of all versions together."""
 
@@ -47,6 +50,7 @@ class Service:
         name: str = "gateway",
         node: str = "",
         retry_wait_s: float = RETRY_WAIT_S,
+        arena_bytes: int = ARENA_BYTES,
     ) -> None:
         self.tally = tally
         self.limits = limits
@@ -54,7 +58,8 @@ class Service:
         self.admission = Admission(limits)
         self._loop = loop
         self._retry_wait_s = retry_wait_s
-        self._peers = Peers(loop, self, self.deliver, tally, name, node)
+        self._memory = SharedMemory.create(arena_bytes)
+        self._peers = Peers(loop, self, self.deliver, tally, name, node, self._memory)
         self._revision = -1
         self._routes = RouteTable()
         self._resolved: dict[tuple[str, str], Served] = {}
@@ -127,6 +132,14 @@ class Service:
             self._watch(call, deadline, now)
         channel.send(call)
         return call
+
+    def body_buffer(self, nbytes: int) -> memoryview | None:
+        """Return bytes to receive a large body into: tensors in it reach a replica of this node without a copy.
+
+        None where it is not worth it (small), or there is no room: use a bytearray then. The memory is free again when
+        the last view of it has gone; nothing has to be called.
+        """
+        return self._memory.buffer(nbytes) if self._memory is not None else None
 
     def cancelled(self, call: Call) -> None:
         """End a call whose owner has gone (`Call.cancel`)."""
@@ -341,6 +354,9 @@ class Service:
                 self._take_back(call)
                 self._fail(call, Unavailable(STOPPING, retry_after_s=1.0))
         self._peers.close("gateway is stopping")
+        if self._memory is not None:
+            self._memory.arena.close()
+            self._memory = None
 
     def __repr__(self) -> str:
         state = "draining, " if self._draining else ""

@@ -74,6 +74,10 @@ class Connection(asyncio.Protocol):
             return
         self.hello()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self in self.replica.connections:
+            self.replica.connections.remove(self)
+
     def hello(self) -> None:
         versions = [
             {"model": k.split("/")[0], "version": k.split("/")[1], "signature": SIGNATURE.to_json(), "platform": self.replica.platform}
@@ -90,6 +94,7 @@ class Connection(asyncio.Protocol):
             replica.frames.append(f.kind)
             if f.kind == frame.HELLO:
                 replica.hellos.append(json.loads(bytes(f.payload)))
+                replica.changed()
             elif f.kind == frame.PING:
                 replica.pings += 1
                 self.transport.write(frame.encode_json(frame.PONG))
@@ -184,7 +189,7 @@ class FakeReplica:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for c in self.connections:
+        for c in list(self.connections):
             c.transport.abort()
         self.connections.clear()
 

@@ -556,7 +556,7 @@ class Chaos:
 STEPS = ["submit", "submit", "submit", "answer", "answer", "answer twice", "cancel", "kill", "garbage", "drain", "turn", "turn", "turn"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(STEPS), max_size=60), st.integers())
 @on_uvloop
 async def test_every_call_is_answered_exactly_once_whatever_happens(steps: list[str], seed: int) -> None:
