@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Sequence
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,22 @@ KEPT_FILES = 64
 """Log files that stay in the directory when an engine starts; replicas come and go, and each has its own."""
 
 
-def log_to_file(directory: Path, process: str, level: int = logging.INFO) -> None:
-    """Send the log of this process to `directory/<process>.jsonl`, rotated at 10 MB, three old files kept."""
+def log_to_file(directory: Path, process: str, level: int = logging.INFO, loggers: Sequence[str] = (ROOT,)) -> None:
+    """Send the log of this process to `directory/<process>.jsonl`, rotated at 10 MB, three old files kept.
+
+    `loggers`: names whose records are taken, with all below them; what went elsewhere before does not any more.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     handler = RotatingFileHandler(directory / f"{process}.jsonl", maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=True)
     handler.setFormatter(_JsonLines(process))
-    _install(handler, level)
+    _install(handler, level, loggers)
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Send the log of this process to stderr as plain lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    _install(handler, level)
+    _install(handler, level, (ROOT,))
 
 
 def prune(directory: Path) -> None:
@@ -42,14 +46,15 @@ def prune(directory: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _install(handler: logging.Handler, level: int) -> None:
-    logger = logging.getLogger(ROOT)
-    for old in logger.handlers[:]:
-        logger.removeHandler(old)
-        old.close()
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False
+def _install(handler: logging.Handler, level: int, loggers: Sequence[str]) -> None:
+    for name in loggers:
+        logger = logging.getLogger(name)
+        for old in logger.handlers[:]:
+            logger.removeHandler(old)
+            old.close()
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
 
 
 class _JsonLines(logging.Formatter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ TARGET = "target.json"
 def main(boot_file: str) -> int:
     boot = Boot.from_json(Path(boot_file).read_text())
     telemetry.log_to_stderr(logging.WARNING)
+    telemetry.log_to_file(boot.logs, "engine", logging.WARNING, ("ray", "ray.serve"))
     telemetry.prune(boot.logs)
     engine = Engine(boot, lambda text: _say(boot, text))
     _listen_to_signals(engine)
@@ -80,4 +82,7 @@ def _say(boot: Boot, text: str, out: TextIO = sys.stderr) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of Ray's that still try to reach it would hold the exit up

@@ -13,7 +13,7 @@ from typing import Any
 from serving.cluster import leftovers, local_ray, serve_api
 from serving.cluster.boot import TAG, Boot
 from serving.cluster.office import DOWN, Office
-from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
+from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster, preload
 from serving.cluster.serve_api import Application, ApplicationSeen
 from serving.errors import Internal, Unavailable
 from serving.plan import Target, key_of_app
@@ -44,7 +44,7 @@ class Engine:
         boot = self._boot
         self._started = True
         if self._own_ray:
-            local_ray.start(Path(boot.run_dir))
+            local_ray.start(Path(boot.run_dir), sorted({preload(d) for d in target.deployments} - {""}))
         else:
             local_ray.connect(boot.ray_address)
         self._say("Ray is up" if self._own_ray else f"connected to Ray at {boot.ray_address}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
+from serving.cluster import worker
 from serving.cluster.boot import TAG, Boot
+from serving.errors import Unavailable
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Have to be there before numpy and torch are imported: a late change leaves threads spinning (18 instead of 5.7 µs a request)."""
@@ -35,8 +38,18 @@ def of(boot: Boot, inherited: Mapping[str, str]) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_event_stats": "0",
+        worker.SOCKET: str(Path(boot.run_dir) / "nursery.sock"),
+        worker.ENTRY: _ray_worker(),
         "RAY_worker_niceness": "0",  # Ray's 15 would put every other program on the machine before the models
     }
+
+
+def _ray_worker() -> str:
+    """Return the path of Ray's own worker script, without importing Ray."""
+    found = find_spec("ray")
+    if found is None or found.origin is None:
+        raise Unavailable("Ray is not installed here")
+    return str(Path(found.origin).parent / "_private" / "workers" / "default_worker.py")
 
 
 def token_file(boot: Boot) -> Path:

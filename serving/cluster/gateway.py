@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
 REPORT_S = 1.0
+FIRST_PEERS_S, POLL_S = 1.0, 0.02
+"""How long a gateway that replaces another waits for connections to the replicas before it takes the requests that wait at the edge."""
 MODEL = "model"
 """Name of the deployment in each version's application."""
 
@@ -97,6 +99,10 @@ class Gateway:
     # The place at the edge
 
     async def _open(self) -> None:
+        for _ in range(int(FIRST_PEERS_S / POLL_S)):
+            if self._server.ready():
+                break
+            await asyncio.sleep(POLL_S)
         claim = await SlotClaim.claim(self._boot.run_dir, self.name)
         for listener in claim.listeners:
             await asyncio.to_thread(self._server.listen, listener)

@@ -1,4 +1,4 @@
-"""LocalRay: a Ray of our own on this machine, as small as Serve allows. Uses Ray's private node class (Ray is pinned).
+"""local_ray: a Ray of our own on this machine, as small as Serve allows. Uses Ray's private node class (Ray is pinned).
 
 What `ray.init` would start beyond need is left out: the dashboard, the autoscaler's monitor, the log monitor, and all of the
 agent but its skeleton. That is 5 of the 9 seconds that `ray.init` takes on two cores, and all of Ray's HTTP listeners.
@@ -7,28 +7,39 @@ Every remaining listener is on 127.0.0.1 and asks for a token that only this eng
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import ray._private.node as ray_node
 import ray._private.utils as ray_utils
 import ray._private.worker as ray_worker
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
+
+from serving.cluster import worker
 
 CPUS = 1024
 """Logical CPUs of a local Ray: more than any laptop's models declare, so that a declared cpu never keeps a model from starting."""
 OBJECT_STORE_BYTES = 80 << 20
 NAMESPACE = "serving"
+NURSERY = hasattr(os, "pidfd_open")
+"""Whether this system can have one."""
+WORKER = str(Path(worker.__file__))
+PADDING = "-" * 200
+"""An argument of the nursery that says nothing: the title of a process has the room of its command line."""
 
 
-def start(run_dir: Path) -> None:
-    """Start Ray and connect to it; the environment is as `environment.of` says.
+def start(run_dir: Path, preloads: list[str]) -> None:
+    """Start Ray and connect to it; the environment is as `environment.of` says. `preloads`: see nursery.py.
 
     To be called in the main thread: Ray's processes are killed when that thread ends.
     """
-    with _lean():
+    with _lean(preloads):
         ray.init(
             address="local",
             num_cpus=CPUS,
@@ -59,7 +70,20 @@ def stop() -> None:
 
 
 class _LeanNode(ray_node.Node):
-    """A head node without what only people look at."""
+    """A head node without what only people look at, whose workers come from our nursery."""
+
+    preloads: ClassVar[list[str]] = []
+
+    def __init__(self, ray_params: Any, **options: Any) -> None:
+        if NURSERY:
+            ray_params.update(worker_path=WORKER, setup_worker_path=WORKER)
+        super().__init__(ray_params, **options)
+
+    def start_raylet(self, *arguments: Any, **options: Any) -> None:
+        super().start_raylet(*arguments, **options)
+        if NURSERY:
+            raylet = self.all_processes[PROCESS_TYPE_RAYLET][0].process.pid
+            _start_nursery(self.preloads, raylet, Path(self._logs_dir) / "nursery.log")
 
     def start_api_server(self, **_: Any) -> None:
         self._webui_url = ""
@@ -71,11 +95,25 @@ class _LeanNode(ray_node.Node):
         """Nobody follows the workers' output; it is in files."""
 
 
+def _start_nursery(preloads: list[str], raylet: int, log: Path) -> None:
+    """Start it with what Ray gives to its workers: its C++ reads these while it is imported."""
+    own = {"RAY_RAYLET_PID": str(raylet), "RAY_JOB_ID": worker.FIRST_JOB, "RAY_CLIENT_MODE": "0", "SPT_NOENV": "1"}
+    with log.open("ab") as words:
+        subprocess.Popen(
+            [sys.executable, "-m", "serving.cluster.nursery", *preloads, PADDING],
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            env={**os.environ, **own},
+        )
+
+
 @contextmanager
-def _lean() -> Iterator[None]:
+def _lean(preloads: list[str]) -> Iterator[None]:
     """While it lasts, a node that `ray.init` starts is lean, and its agent thinks that the dashboard's libraries are missing."""
     before = ray_node.Node, ray_utils.get_dashboard_dependency_error
-    ray_node.Node = _LeanNode  # type: ignore[misc]
+    _LeanNode.preloads = preloads
+    ray_node.Node = _LeanNode  # type: ignore[misc, assignment]
     ray_utils.get_dashboard_dependency_error = _no_dashboard
     try:
         yield

@@ -15,14 +15,24 @@ from serving.cluster.gateway import MODEL, Gateway
 from serving.cluster.placement import shortage
 from serving.cluster.replica import DRAIN_S, Replica
 from serving.cluster.serve_api import Application
+from serving.cluster.worker import PRELOAD
 from serving.control.ports import Acknowledged, Seen, VersionSeen
 from serving.hosting import HostPlan
+from serving.models.registry import RUNTIMES
 from serving.plan import DeploymentTarget, EngineSettings, app_name, code_version, key_of_app
 from serving.state import GatewayState
 
 GATEWAYS, EDGE, CONTROLLER = "gateways", "edge", "controller"
 PUBLISH_S = 5.0
 NODES_S = 5.0
+
+
+def preload(deployment: DeploymentTarget) -> str:
+    """Return the modules that its replicas have to have imported, for the nursery; "" where those of every worker are enough."""
+    if deployment.plan.runtime != "torch":
+        return ""
+    exported = deployment.plan.artefact.endswith(".pt2")
+    return ",".join([RUNTIMES["torch"], *(["torch.export.pt2_archive._package"] if exported else [])])
 
 
 class RayCluster:
@@ -81,6 +91,8 @@ class RayCluster:
         if d.labels:
             resources["label_selector"] = dict(d.labels)
         variables = self._variables(d.plan.threads, d.gpus)
+        if not self._boot.ray_address and (modules := preload(d)):
+            variables[PRELOAD] = modules
         if variables:
             resources["runtime_env"] = {"env_vars": variables}
         plan = HostPlan((d.plan,)).to_json()
