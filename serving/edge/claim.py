@@ -115,6 +115,10 @@ class SlotClaim:
         for held in self._tcp.values():
             held.close()
         self._tcp.clear()
+        while not self._changes.empty():
+            change = self._changes.get_nowait()
+            if isinstance(change, Adopt):
+                change.listener.close()
         self._changes.put_nowait(None)
 
     async def _connect(self, hello: Message, sockets: list[socket.socket]) -> None:

@@ -211,6 +211,8 @@ class Handover:
             self._shares.drain(member.id)
         unix = [] if answers(self._config.gateway_path(slot)) else [open_unix(self._config.gateway_path(slot))]
         lane.send({"slot": slot}, unix)
+        for listener in unix:
+            listener.close()
         for number, loser in losers:
             self._members[loser][1].send({"release": number})
         _log.info("gateway %s (pid %d) goes on with slot %d", member.name, member.pid, slot)

@@ -13,6 +13,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import Any
 
 Message = dict[str, Any]
@@ -21,6 +22,7 @@ OnMessage = Callable[[Message, list[socket.socket]], None]
 MAX_LINE_BYTES = 16 << 20
 MAX_FDS = 128
 _READ_BYTES = 256 * 1024
+_FD = Struct("i")
 
 
 class Lane:
@@ -34,7 +36,7 @@ class Lane:
         self._on_close = on_close
         self._line = bytearray()
         self._fds: deque[int] = deque()
-        self._out: deque[tuple[memoryview, list[socket.socket]]] = deque()
+        self._out: deque[tuple[memoryview, list[int]]] = deque()
         self.closed = False
         self._loop.add_reader(sock.fileno(), self._readable)
 
@@ -51,7 +53,7 @@ class Lane:
             message = {**message, "fds": len(sockets)}
         data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
         # duplicates, so that the caller may close its own before the bytes have left
-        self._out.append((data, [s.dup() for s in sockets]))
+        self._out.append((data, [os.dup(s.fileno()) for s in sockets]))
         if len(self._out) == 1:
             self._writable()
 
@@ -63,8 +65,8 @@ class Lane:
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
-        for _, sockets in self._out:
-            _close_all(sockets)
+        for _, fds in self._out:
+            _close_all(fds)
         self._out.clear()
         while self._fds:
             os.close(self._fds.popleft())
@@ -72,17 +74,18 @@ class Lane:
 
     def _writable(self) -> None:
         while self._out:
-            data, sockets = self._out[0]
+            data, fds = self._out[0]
             try:
                 # descriptors ride on the first byte; what is left of the message goes without them
-                sent = socket.send_fds(self._sock, [data], [s.fileno() for s in sockets]) if sockets else self._sock.send(data)
+                sent = socket.send_fds(self._sock, [data], fds) if fds else self._sock.send(data)
             except BlockingIOError:
                 self._loop.add_writer(self._sock.fileno(), self._writable)
                 return
             except OSError:
-                self.close()
+                # not now: whoever sends may be in the middle of a change that on_close would make again
+                self._loop.call_soon(self.close)
                 return
-            _close_all(sockets)
+            _close_all(fds)
             if sent < len(data):
                 self._out[0] = (data[sent:], [])
             else:
@@ -91,13 +94,16 @@ class Lane:
 
     def _readable(self) -> None:
         try:
-            data, fds, flags, _ = socket.recv_fds(self._sock, _READ_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            # not socket.recv_fds: it drops the flags, and a program that somebody starts would inherit the listeners
+            data, ancillary, flags, _ = self._sock.recvmsg(_READ_BYTES, socket.CMSG_LEN(MAX_FDS * _FD.size), socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.close()
             return
-        self._fds.extend(fds)
+        for level, kind, packed in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._fds.extend(fd for (fd,) in _FD.iter_unpack(packed[: len(packed) - len(packed) % _FD.size]))
         self._line += data
         if not data or flags & socket.MSG_CTRUNC or len(self._line) > MAX_LINE_BYTES:
             self.close()
@@ -116,9 +122,20 @@ class Lane:
     def _take(self, count: int) -> list[socket.socket]:
         if not 0 <= count <= len(self._fds):
             raise IndexError(count)
-        return [socket.socket(fileno=self._fds.popleft()) for _ in range(count)]
+        return [_non_blocking(self._fds.popleft()) for _ in range(count)]
 
 
-def _close_all(sockets: list[socket.socket]) -> None:
-    for sock in sockets:
-        sock.close()
+def _non_blocking(fd: int) -> socket.socket:
+    """Return the socket of a received descriptor.
+
+    Blocking or not is a property of the socket, shared by all processes that hold it; Python takes a new object for a blocking one
+    and its dup() would make it so for everybody, and then a gateway that is late for a connection hangs in accept.
+    """
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    return sock
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

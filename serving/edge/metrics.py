@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from serving.edge.ledger import Ledger
 from serving.edge.listeners import open_tcp
@@ -26,11 +29,12 @@ _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Al
 
 
 class MetricsPage:
-    """Serves `ledger` on host:port. `status` is what GET /status shows, as JSON."""
+    """Serves the totals of `ledger` and the keeper's own few samples. `status` is what GET /status shows, as JSON."""
 
-    def __init__(self, ledger: Ledger, status: Callable[[], object]) -> None:
+    def __init__(self, ledger: Ledger, status: Callable[[], dict[str, Any]]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(ledger)
+        self._registry.register(_Own(status))
         self._status = status
         self._server: asyncio.Server | None = None
         self._open = 0
@@ -78,6 +82,24 @@ class MetricsPage:
         else:
             answer = _answer(404, "text/plain", b"here are /metrics and /status\n")
         return answer if method == b"GET" else answer[: answer.index(b"\r\n\r\n") + 4]
+
+
+class _Own(Collector):
+    """What the keeper knows itself."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._status()
+        yield GaugeMetricFamily("serving_edge_gateways", "gateways that hold a slot", len(status["gateways"]))
+        draining = sum(gateway["draining"] for gateway in status["gateways"])
+        yield GaugeMetricFamily("serving_edge_gateways_draining", "of these, gateways that take no new traffic", draining)
+        haproxy = status["haproxy"]
+        yield GaugeMetricFamily("serving_edge_up", "1 while HAProxy runs", int(bool(haproxy and haproxy["pid"])))
+        yield CounterMetricFamily(
+            "serving_edge_restarts", "times that HAProxy had to be started again", haproxy["restarts"] if haproxy else 0
+        )
 
 
 def _answer(status: int, content_type: str, body: bytes) -> bytes:

@@ -38,6 +38,11 @@ async def eventually(condition: Callable[[], object], within_s: float = 5.0) -> 
             await asyncio.sleep(0.005)
 
 
+def spawn(program: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+
+
 class Edge:
     """One keeper with its configuration, and all that was started around it."""
 
@@ -73,8 +78,7 @@ class Edge:
 
     async def process(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         """Return a process that has written its first line."""
-        command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        process = spawn(program, *arguments)
         self.processes.append(process)
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline), "the process ended before it was ready"
@@ -82,6 +86,11 @@ class Edge:
 
     async def gateway_process(self, name: str) -> subprocess.Popen[str]:
         return await self.process("fake_gateway.py", self.config.run_dir, name)
+
+    async def keeper_process(self) -> subprocess.Popen[str]:
+        config = self.config
+        ports = (config.http_port, config.grpc_port, config.metrics_port)
+        return await self.process("keeper_process.py", config.run_dir, *map(str, ports))
 
     async def up(self, count: int) -> None:
         """Return when HAProxy has checked all slots and sends to `count` of them."""

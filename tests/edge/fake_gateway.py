@@ -31,8 +31,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        self.busy = False
+        # a connection is owed an answer from its first moment: the request may be on its way
+        self.busy = True
+        self.path = ""
         self.gateway.connections.add(self)
+        if self.gateway.closed:
+            transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.gateway.connections.discard(self)
@@ -106,7 +110,7 @@ class FakeGateway:
 
     def __init__(self, run_dir: str, name: str) -> None:
         self.run_dir, self.name = run_dir, name
-        self.draining = False
+        self.draining = self.closed = False
         self.requests = self.hanging = self.hung_up = 0
         self.connections: set[Connection] = set()
         self.servers: dict[int, asyncio.Server] = {}
@@ -120,7 +124,9 @@ class FakeGateway:
         return self
 
     async def listen(self, number: int, listener: socket.socket) -> None:
-        serve = asyncio.get_running_loop().create_unix_server if listener.family == socket.AF_UNIX else asyncio.get_running_loop().create_server
+        serve = (
+            asyncio.get_running_loop().create_unix_server if listener.family == socket.AF_UNIX else asyncio.get_running_loop().create_server
+        )
         self.servers[number] = await serve(lambda: Connection(self), sock=listener, backlog=4096)
 
     async def follow(self) -> None:
@@ -144,12 +150,18 @@ class FakeGateway:
         await self.close()
 
     async def close(self) -> None:
-        self.following.cancel()
-        for server in self.servers.values():
-            server.close()
+        self.closed = True
+        self.stop_listening()
+        self.claim.close()
+        await self.following
+        self.stop_listening()
         for connection in list(self.connections):
             connection.transport.close()
-        self.claim.close()
+
+    def stop_listening(self) -> None:
+        for server in self.servers.values():
+            server.close()
+        self.servers.clear()
 
 
 async def main(run_dir: str, name: str) -> None:
