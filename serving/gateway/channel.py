@@ -19,33 +19,9 @@ from serving.gateway.layouts import LayoutCache, LayoutIds
 from serving.gateway.sharing import SharedMemory, Sharing
 from serving.inference import Buffer, InferResponse, Layout
 from serving.tensor import Signature
+from serving.wire import frame as wire
 from serving.wire.arena import SHARE_BYTES
-from serving.wire.frame import (
-    CANCEL,
-    DEFINE,
-    DRAIN,
-    FLAG_SHM,
-    FREE,
-    HELLO,
-    KEY,
-    MAX_COUNT,
-    MAX_LAYOUTS,
-    PING,
-    PONG,
-    PROTOCOL,
-    REQUEST,
-    REQUESTS,
-    RESPONSE,
-    RESPONSES,
-    SLOT,
-    Frame,
-    FrameReader,
-    encode,
-    encode_define,
-    encode_json,
-    encode_keys,
-    encode_offsets,
-)
+from serving.wire.frame import FLAG_SHM, KEY, MAX_COUNT, MAX_LAYOUTS, REQUEST, RESPONSE, RESPONSES, SLOT, Frame, FrameReader
 
 SILENT_TICKS = 4
 """Ticks (of a second, see `Peers`) without a byte from a replica that was pinged: it is lost."""
@@ -134,11 +110,11 @@ class SocketChannel(asyncio.Protocol):
         if self._cancels:
             cancels = self._cancels
             self._cancels = []
-            parts.append(encode_keys(CANCEL, cancels))
+            parts.append(wire.encode_keys(wire.CANCEL, cancels))
         if self._sharing.frees:
             frees = self._sharing.frees
             self._sharing.frees = []
-            parts.append(encode_offsets(frees))
+            parts.append(wire.encode_offsets(frees))
         if self._queue:
             queue = self._queue
             self._queue = []
@@ -173,7 +149,7 @@ class SocketChannel(asyncio.Protocol):
                     parts, table, payload, payload_bytes = [], [], [], 0
                 if layout_id < 0:
                     layout_id, body = ids.define(call.served.key, request.layout)
-                    parts.append(encode_define(layout_id, body))
+                    parts.append(wire.encode_define(layout_id, body))
             key = (key + 1) & _KEY_MASK or 1
             while key in calls:
                 key = (key + 1) & _KEY_MASK or 1
@@ -207,7 +183,7 @@ class SocketChannel(asyncio.Protocol):
 
     def _write(self, parts: list[Buffer], table: list[bytes], payload: list[Buffer], payload_bytes: int) -> None:
         if table:
-            parts.append(encode(REQUESTS, len(table), b"".join(table), payload_bytes))
+            parts.append(wire.encode(wire.REQUESTS, len(table), b"".join(table), payload_bytes))
             parts += payload
         if payload_bytes <= JOIN_BYTES:
             self._transport.write(b"".join(parts))
@@ -278,20 +254,20 @@ class SocketChannel(asyncio.Protocol):
 
     def _take(self, frame: Frame) -> None:
         kind = frame.kind
-        if kind == DEFINE:
+        if kind == wire.DEFINE:
             if frame.count != 1:
                 raise DecodeError("DEFINE of other than one layout")
             (layout_id,) = KEY.unpack(frame.table)
             if layout_id >= MAX_LAYOUTS:
                 raise DecodeError(f"layout id {layout_id} is out of range")
             self._layouts[layout_id] = self._responses.get(bytes(frame.payload))
-        elif kind == HELLO:
+        elif kind == wire.HELLO:
             self._take_hello(bytes(frame.payload))
-        elif kind == FREE:
+        elif kind == wire.FREE:
             self._sharing.take_back(frame.table)
-        elif kind == DRAIN:
+        elif kind == wire.DRAIN:
             self.retire()
-        elif kind != PONG:
+        elif kind != wire.PONG:
             raise DecodeError(f"frame of kind {kind} does not go this way")
 
     def _take_hello(self, body: bytes) -> None:
@@ -300,7 +276,7 @@ class SocketChannel(asyncio.Protocol):
         more = self._sharing.greet(hello)
         if not self._greeted:
             self._greeted = True
-            self._transport.write(encode_json(HELLO, orjson.dumps({"protocol": PROTOCOL, "gateway": self._gateway, **more})))
+            self._transport.write(wire.encode_json(wire.HELLO, orjson.dumps({"protocol": wire.PROTOCOL, "gateway": self._gateway, **more})))
         self.usable = not self._retired
         self._owner.ready(self)
 
@@ -321,7 +297,7 @@ class SocketChannel(asyncio.Protocol):
         elif not self._lost:
             self._silent += 1
             if self._greeted:
-                self._transport.write(encode_json(PING))
+                self._transport.write(wire.encode_json(wire.PING))
             if self._sharing.frees:
                 self._schedule()
 
@@ -372,8 +348,8 @@ def _read_hello(body: bytes) -> tuple[dict[str, Any], dict[str, Description]]:
     """Return a replica's HELLO, and its versions by key. Raises DecodeError."""
     try:
         hello = orjson.loads(body)
-        if hello["protocol"] != PROTOCOL:
-            raise DecodeError(f"replica speaks protocol {hello['protocol']}, this gateway {PROTOCOL}")
+        if hello["protocol"] != wire.PROTOCOL:
+            raise DecodeError(f"replica speaks protocol {hello['protocol']}, this gateway {wire.PROTOCOL}")
         found = [Description(v["model"], v["version"], Signature.from_json(v["signature"]), v["platform"]) for v in hello["versions"]]
         return hello, {d.key: d for d in found}
     except (ValueError, TypeError, KeyError, AttributeError, InvalidArgument) as e:
