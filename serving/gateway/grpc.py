@@ -40,6 +40,7 @@ class GrpcApi:
         self._split = Splitter().split
         self._heads: dict[tuple[int, bool], bytes] = {}
         self._streams: set[InferStream | WatchStream] = set()
+        self._was_ready = False
         self._unary: dict[str, Callable[[Buffer], bytes]] = {
             INFERENCE + "ServerLive": lambda message: messages.server_live(True),
             INFERENCE + "ServerReady": lambda message: messages.server_ready(self._service.ready),
@@ -122,11 +123,15 @@ class GrpcApi:
     # Streams -------------------------------------------------------------------------------------------------------
 
     def _open_infer_stream(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
+        _behind_the_edge(connection)
         InferStream(self._service, self._split, connection, head, self._streams)
 
     def _open_watch(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
+        _behind_the_edge(connection)
         name = messages.decode_health(self._message(head, body))
-        WatchStream(connection, self._streams, self._health, name)
+        stream = WatchStream(connection, self._streams, name, self._health(name))
+        if connection.host.draining:
+            stream.drain()
 
     def _health(self, name: str) -> Health:
         if name not in HEALTH_NAMES:
@@ -135,9 +140,13 @@ class GrpcApi:
 
     def watch(self) -> None:
         """Tell the watchers of health what has changed (called about twice a second and after each new state)."""
+        ready = self._service.ready
+        if ready == self._was_ready:
+            return
+        self._was_ready = ready
         for stream in list(self._streams):
             if isinstance(stream, WatchStream):
-                stream.update()
+                stream.update(self._health(stream.name))
 
     def drain(self) -> None:
         """End all streams: each gets the answers to what it sent, then UNAVAILABLE."""
@@ -168,6 +177,12 @@ class GrpcApi:
         served = self._service.resolve(model, version)
         versions = [version] if version else self._service.ready_versions(model)
         return messages.model_metadata(model, versions, served.platform, served.signature)
+
+
+def _behind_the_edge(connection: HttpConnection) -> None:
+    """Raise Unsupported on TCP: there a client that has gone cannot be told from one that only has no more to send."""
+    if not connection.trusted:
+        raise Unsupported("streams are served on the gRPC port")
 
 
 def fail(connection: HttpConnection, error: ServingError) -> None:

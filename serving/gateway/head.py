@@ -100,6 +100,23 @@ class _Collector:
         self.complete = True
 
 
+def _no_head() -> Head:
+    head = Head()
+    head.method = b""
+    head.path = ""
+    head.headers = {}
+    head.content_length = 0
+    head.keep_alive = head.expect_continue = False
+    head.inference_header_length = None
+    head.content_encoding = head.accept_encoding = b""
+    head.action = NO_ACTION
+    return head
+
+
+NO_HEAD = _no_head()
+"""Of a connection that has not sent one, or not one that can be read: errors are JSON, and the connection ends."""
+
+
 def parse_head(block: bytes) -> Head:
     """Return the Head of `block`, which ends with an empty line. Raises DecodeError for anything ambiguous or malformed."""
     collector = _Collector()
@@ -171,23 +188,27 @@ def _content_length(headers: dict[bytes, bytes], lengths: set[bytes]) -> int:
 class HeadCache:
     """Heads by their bytes. Bounded: cleared when full, which costs a busy gateway some 10 ms of parsing and no memory."""
 
-    __slots__ = ("_heads", "_route")
+    __slots__ = ("_heads", "_route", "find")
 
     def __init__(self, route: Callable[[Head], Action]) -> None:
         self._heads: dict[bytes, Head] = {}
         self._route = route
+        self.find: Callable[[bytes], Head | None] = self._heads.get
+        """Return the head if it is known."""
+
+    def read(self, block: bytes) -> Head:
+        """Return the head with its action, and know it from now on. Raises DecodeError."""
+        head = parse_head(block)
+        head.action = self._route(head)
+        if len(block) <= MAX_CACHED_HEAD_BYTES:
+            if len(self._heads) >= MAX_CACHED_HEADS:
+                self._heads.clear()
+            self._heads[block] = head
+        return head
 
     def get(self, block: bytes) -> Head:
         """Return the head with its action. Raises DecodeError."""
-        head = self._heads.get(block)
-        if head is None:
-            head = parse_head(block)
-            head.action = self._route(head)
-            if len(block) <= MAX_CACHED_HEAD_BYTES:
-                if len(self._heads) >= MAX_CACHED_HEADS:
-                    self._heads.clear()
-                self._heads[block] = head
-        return head
+        return self.find(block) or self.read(block)
 
     def clear(self) -> None:
         """Forget all heads (routes changed)."""

@@ -6,18 +6,23 @@ started, answers with `respond…`. One request at a time: what a client pipelin
 
 An action may set `connection.reader` when the head is complete: it then takes the body as it comes (streams).
 
-REST arrives on TCP, where a half-closed connection is legal and still gets its answer. The edge speaks on the Unix socket, where
+REST arrives on TCP, where a half-closed connection is legal and still gets its answers. The edge speaks on the Unix socket, where
 end-of-file means that the client cancelled.
+
+Where a request is refused before its body has come, the answer goes out, and what still comes is read and dropped for LINGER_S.
+An exception that is no ServingError is a bug: it is reported to the loop's exception handler and costs its request alone (500).
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Any, Protocol, cast
 
-from serving.errors import DecodeError, ServingError, TooLarge, Unavailable
-from serving.gateway.chunked import ChunkedDecoder
-from serving.gateway.head import Head, HeadCache
+from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError, TooLarge, Unavailable
+from serving.gateway.body import BodySink, Discard
+from serving.gateway.chunked import MAX_CHUNKS, ChunkedDecoder
+from serving.gateway.head import MAX_CACHED_HEAD_BYTES, NO_HEAD, Head, HeadCache
 from serving.inference import Buffer
 from serving.protocol.status import error_json, http_status
 from serving.state import GatewayLimits
@@ -26,6 +31,11 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SMALL_BYTES = 64 * 1024
 """Bodies up to this size are joined with their head before they are written: one copy is cheaper than a second iovec."""
 MAX_PIPELINED_BYTES = 256 * 1024
+MAX_EDGE_CHUNKS = 1 << 18
+"""The edge makes a chunk of what it has at the moment, some 16 KB: a gigabyte needs more than a client may send."""
+MIN_BODY_RATE = 64 * 1024
+"""Bytes a second. A body gets `body_timeout_s`, and more time as long as it comes at this rate."""
+LINGER_S = 2.0
 
 _REASONS = {
     200: b"OK", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
@@ -51,6 +61,9 @@ class BodyReader(Protocol):
 
     def writable(self, yes: bool) -> None: ...
 
+    def fail(self, error: ServingError) -> None:
+        """End the answer, which has begun, with this error."""
+
 
 class Host(Protocol):
     """What a connection needs of its server."""
@@ -59,6 +72,11 @@ class Host(Protocol):
     limits: GatewayLimits
     draining: bool
     connections: set[HttpConnection]
+    arriving_bytes: int
+    """What has come of all bodies that are not complete; at most `limits.max_inflight_bytes`."""
+
+    edge_told: bool
+    """The edge has asked after our health and heard that we leave."""
 
     def note_request(self) -> None:
         """A request was answered although we are draining: the leaving waits for quiet."""
@@ -68,15 +86,19 @@ class Host(Protocol):
 
 
 class HttpConnection:
-    """Plain asyncio protocol (not a subclass: uvloop then lets it change places with `_BodySink`)."""
+    """Plain asyncio protocol (not a subclass: uvloop then lets it change places with `BodySink`)."""
 
     __slots__ = (
+        "_arrived",
         "_chunked",
+        "_eof",
+        "_find_head",
         "_last",
         "_paused",
         "_rest",
         "_sink",
         "_transport",
+        "_unread",
         "busy",
         "grpc_timeout",
         "head",
@@ -94,15 +116,22 @@ class HttpConnection:
         self.host = host
         self.trusted = trusted
         """On the Unix socket, behind the edge: headers that the edge sets may be believed."""
+        self._find_head = host.heads.find
         # For the connection
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._sink: _BodySink | None = None
         self._rest = b""
         self._paused = False
+        self._eof = False
+        """The client sends no more (TCP); what it has sent is answered."""
         self._last = False
+        """The connection ends with the next answer."""
+        self._unread = False
+        """The client may still be sending what was refused."""
         # For the request
-        self.head: Head | None = None
+        self.head: Head = NO_HEAD
+        self._sink: BodySink | None = None
         self._chunked: ChunkedDecoder | None = None
+        self._arrived = 0
         self.busy = False
         """A request has been handed to its action and is not answered yet."""
         self.work: Cancellable | None = None
@@ -119,20 +148,19 @@ class HttpConnection:
         self._transport = cast(asyncio.Transport, transport)
         host = self.host
         if len(host.connections) >= host.limits.max_connections:
-            self.fail(Unavailable(f"this gateway has its {host.limits.max_connections} connections", retry_after_s=1.0), close=True)
+            self._last = True
+            self.fail(Unavailable(f"this gateway has its {host.limits.max_connections} connections", retry_after_s=1.0))
             return
         host.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.host.connections.discard(self)
         self._abandon()
-        if self._sink is not None:
-            self._sink.drop()
 
     def eof_received(self) -> bool:
         if self.trusted or not self.busy:
             return False
-        self._last = True
+        self._eof = True
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -175,11 +203,11 @@ class HttpConnection:
                 block = block[:cut] + block[stop:]
             else:
                 self.grpc_timeout = b""
-        try:
-            head = self.host.heads.get(block)
-        except DecodeError as error:
-            self.fail(error, close=True)
-            return
+        head = self._find_head(block)
+        if head is None:
+            head = self._read_head(block)
+            if head is None:
+                return
         self.head = head
         length = head.content_length
         if length >= 0:
@@ -194,8 +222,24 @@ class HttpConnection:
         else:
             self._start_chunked(head, data, end)
 
+    def _read_head(self, block: bytes) -> Head | None:
+        """Return the meaning of a head that was not seen before; None where it is refused."""
+        self.head = NO_HEAD
+        limits = self.host.limits
+        if len(block) > MAX_CACHED_HEAD_BYTES and len(block) > limits.max_header_bytes:
+            self._refuse(431, f"request head exceeds the maximum size of {limits.max_header_bytes} bytes")
+            return None
+        try:
+            return self.host.heads.read(block)
+        except DecodeError as error:
+            self.fail(error, close=True)
+        except Exception as error:
+            self.bug(error)
+        return None
+
     def _unfinished_head(self, data: bytes) -> None:
         stripped = data.lstrip(b"\r\n") if data[:1] in (b"\r", b"\n") else data
+        self.head = NO_HEAD
         limit = self.host.limits.max_header_bytes
         if len(data) > limit:
             self._refuse(431, f"request head exceeds the maximum size of {limit} bytes")
@@ -217,15 +261,41 @@ class HttpConnection:
             self._transport.write(CONTINUE)
         self.since = self.host.now()
         self.waiting = "body"
-        sink = _BodySink(self, head, length)
+        try:
+            sink = BodySink(self, length)
+        except MemoryError:
+            self.fail(Unavailable(f"there is no memory for a body of {length} bytes", retry_after_s=1.0), close=True)
+            return
         sink.take(memoryview(data)[at:])
         self._sink = sink
         self._swap(sink)
 
-    def _body_received(self, head: Head, body: memoryview) -> None:
-        self._sink = None
-        self._swap(self)
-        self._dispatch(head, body)
+    def body_grows(self, nbytes: int) -> bool:
+        """Count bytes of a body in; False where there is no room for them: the request has been refused then."""
+        host = self.host
+        self._arrived += nbytes
+        host.arriving_bytes += nbytes
+        limit = host.limits.max_inflight_bytes
+        if host.arriving_bytes <= limit:
+            return True
+        self._drop_body()
+        self.fail(Unavailable(f"bodies of more than {limit} bytes in all are on their way to this gateway", retry_after_s=1.0), close=True)
+        return False
+
+    def body_arrived(self, body: memoryview) -> None:
+        """The sink has all of the body."""
+        self._drop_body()
+        self._dispatch(self.head, body)
+
+    def _drop_body(self) -> None:
+        """Forget the body that is on its way."""
+        self.host.arriving_bytes -= self._arrived
+        self._arrived = 0
+        self._chunked = None
+        if self._sink is not None:
+            self._sink.drop()
+            self._sink = None
+            self._swap(self)
 
     def _swap(self, protocol: Any) -> None:
         # uvloop picks the way of reading when reading starts, so a new protocol takes a stop and a start.
@@ -237,77 +307,102 @@ class HttpConnection:
     def _start_chunked(self, head: Head, data: bytes, at: int) -> None:
         # The edge sends small unary calls in one piece: size line, message, end. One look each, no decoder.
         line = data.find(b"\r\n", at, at + 10)
-        if line > at and data.endswith(b"\r\n0\r\n\r\n"):
+        streams = head.action.streams
+        if line > at and data.endswith(b"\r\n0\r\n\r\n") and not streams:
+            digits = data[at:line]
             try:
-                size = int(data[at:line], 16)
+                # int() takes more than HTTP does: signs, spaces, underscores, 0x
+                size = int(digits, 16) if digits.isalnum() and digits[0] != 48 else -1
             except ValueError:
                 size = -1
-            if size > 0 and line + 2 + size + 7 == len(data) and data[at] not in b"+-_ " and b"_" not in data[at:line]:
-                body = memoryview(data)[line + 2 : line + 2 + size]
-                self._dispatch(head, body)
+            if line + 2 + size + 7 == len(data) and 0 < size <= self.host.limits.max_body_bytes:
+                self._dispatch(head, memoryview(data)[line + 2 : line + 2 + size])
                 return
         if head.expect_continue:
             self._transport.write(CONTINUE)
         self.since = self.host.now()
         self.waiting = "body"
-        streams = head.action.streams
-        # A stream has no size of its own: its reader bounds each message and the number of them under way.
-        self._chunked = ChunkedDecoder(1 << 62 if streams else self.host.limits.max_body_bytes, 1 << 62 if streams else 65_536)
         if streams:
-            self._open_stream(head)
+            # A stream has no size of its own: its reader bounds each message and the number of them under way.
+            self._chunked = ChunkedDecoder(1 << 62, 1 << 62)
+            self._dispatch(head, b"")
+            if self._chunked is None:
+                return
+        else:
+            self._chunked = ChunkedDecoder(self.host.limits.max_body_bytes, MAX_EDGE_CHUNKS if self.trusted else MAX_CHUNKS)
         if at < len(data):
             self._chunk_received(data[at:])
 
-    def _open_stream(self, head: Head) -> None:
-        self.busy = True
-        head.action.run(self, head, b"")
-
     def _chunk_received(self, data: bytes) -> None:
-        decoder = self._chunked
-        assert decoder is not None
+        decoder = cast(ChunkedDecoder, self._chunked)
+        reader = self.reader
+        if reader is None and not self.body_grows(len(data)):
+            return
         try:
             over = decoder.feed(data)
         except (DecodeError, TooLarge) as error:
-            self._chunked = None
-            self._abandon()
+            self._drop_body()
             self.fail(error, close=True)
             return
-        reader = self.reader
-        if reader is not None and decoder.parts:
-            parts, decoder.parts = decoder.parts, []
-            reader.body(parts)
-        if not over or self._chunked is None:
-            return
-        self._chunked = None
-        self._rest = decoder.rest
         if reader is not None:
-            reader.requests_end()
-        elif self.head is not None:
+            parts, decoder.parts = decoder.parts, []
+            self._feed(reader, parts, over, decoder.rest)
+        elif over:
+            self._rest = decoder.rest
+            self._drop_body()
             parts = decoder.parts
             self._dispatch(self.head, parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _feed(self, reader: BodyReader, parts: list[bytes | memoryview], over: bool, rest: bytes) -> None:
+        try:
+            if parts:
+                reader.body(parts)
+            if over and self.reader is reader:
+                self._chunked = None
+                self._rest = rest
+                reader.requests_end()
+        except Exception as error:
+            self.bug(error)
 
     def _dispatch(self, head: Head, body: Buffer) -> None:
         self.busy = True
         self.waiting = "answer"
         try:
             head.action.run(self, head, body)
-            if self.reader is not None:
-                self.reader.body([memoryview(body)])
-            if self.reader is not None:
-                self.reader.requests_end()
         except ServingError as error:
             self.fail(error)
+        except Exception as error:
+            self.bug(error)
+        reader = self.reader
+        if reader is not None and self._chunked is None:
+            # a stream whose requests have all come in one piece
+            self._feed(reader, [memoryview(body)], True, self._rest)
 
     def answer(self, call: Any, response: Any) -> None:
         """The call that the action submitted has its answer."""
-        cast(Any, cast(Head, self.head).action.answer)(self, call, response)
+        try:
+            cast(Any, self.head.action.answer)(self, call, response)
+        except Exception as error:
+            self.bug(error)
+
+    def bug(self, error: Exception) -> None:
+        """Report what should not have happened, and end the request with it: its client must not wait for ever."""
+        asyncio.get_running_loop().call_exception_handler({"message": f"bug in the answer to {self.head!r}", "exception": error})
+        if self.head is NO_HEAD or self.busy:
+            work, self.work = self.work, None
+            if work is not None and self.reader is None:
+                work.cancel()
+            try:
+                self.fail(Internal("internal error of the gateway"), close=True)
+            except Exception:
+                self._transport.abort()
 
     # Answers out ---------------------------------------------------------------------------------------------------
 
     def respond(self, status: int, content_type: bytes, body: bytes, extra: bytes = b"", close: bool = False) -> None:
         """Write one whole answer of a rare kind. `extra` holds whole header lines, each with its CR LF."""
         length = len(body)
-        if self.head is not None and self.head.method == b"HEAD":
+        if self.head.method == b"HEAD":
             body = b""
         close = close or self.closes()
         lines = [
@@ -322,17 +417,24 @@ class HttpConnection:
         self._finish(close)
 
     def fail(self, error: ServingError, close: bool = False) -> None:
-        """Answer with the error in the form of the protocol that the client speaks."""
-        if self.head is not None and self.head.action.fail is not None and not close:
+        """Answer with the error in the form of the protocol that the client speaks.
+
+        close: the rest of the request cannot be read or is not wanted, so the connection ends with this answer.
+        """
+        if close:
+            self._last = self._unread = True
+        if self.reader is not None:
+            self.reader.fail(error)
+        elif self.head.action.fail is not None:
             self.head.action.fail(self, error)
-            return
-        extra = (
-            b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s)) if error.retry_after_s or http_status(error.code) == 503 else b""
-        )
-        self.respond(http_status(error.code), b"application/json", error_json(error.message), extra, close)
+        else:
+            status = http_status(error.code)
+            extra = b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s)) if error.retry_after_s or status == 503 else b""
+            self.respond(status, b"application/json", error_json(error.message), extra)
 
     def _refuse(self, status: int, text: str) -> None:
-        self.respond(status, b"application/json", error_json(text), close=True)
+        self._last = self._unread = True
+        self.respond(status, b"application/json", error_json(text))
 
     def write_answer(self, head: bytes, parts: list[Buffer], total: int, close: bool) -> None:
         """Write a whole answer: `head` says length and `close`, `parts` are about `total` bytes. The hot path of every prediction."""
@@ -354,8 +456,8 @@ class HttpConnection:
         """True when the connection ends with this answer; the answer must then say so."""
         if self.host.draining:
             self.host.note_request()
-            return True
-        return self._last or self.head is None or not self.head.keep_alive
+            return not self._rest
+        return self._last or not self.head.keep_alive or (self._eof and not self._rest)
 
     def _finish(self, close: bool) -> None:
         self.work = None
@@ -366,9 +468,7 @@ class HttpConnection:
         self.since = self.host.now()
         if close or self._chunked is not None:
             # With a body still arriving the next head cannot be found: the connection ends with this answer.
-            self._chunked = None
-            self._last = True
-            self._transport.close()
+            self._end()
             return
         if self._paused:
             self._paused = False
@@ -378,16 +478,34 @@ class HttpConnection:
             self.busy = True
             asyncio.get_running_loop().call_soon(self._next)
 
+    def _end(self) -> None:
+        self._last = True
+        self._rest = b""
+        transport = self._transport
+        if (self._chunked is None and not self._unread) or self._eof or transport.is_closing():
+            self._chunked = None
+            transport.close()
+            return
+        self._chunked = None
+        self.waiting = "linger"
+        transport.write_eof()
+        self._swap(Discard(self))
+
     def _next(self) -> None:
         self.busy = False
         if not self._transport.is_closing():
             data, self._rest = self._rest, b""
             self._parse(data)
+            if self._eof and not self.busy:
+                self._transport.close()
 
     def _abandon(self) -> None:
         work, self.work = self.work, None
         self.reader = None
         self._chunked = None
+        self._sink = None
+        self.host.arriving_bytes -= self._arrived
+        self._arrived = 0
         if work is not None:
             work.cancel()
 
@@ -396,12 +514,17 @@ class HttpConnection:
     def check_time(self, now: float, limits: GatewayLimits) -> None:
         """End the connection if it has kept us waiting for too long (called about once a second)."""
         if self.busy:
+            if self._paused and self._gone():
+                self._transport.abort()
             return
         waited = now - self.since
-        if self.waiting == "body":
-            if waited > limits.body_timeout_s:
-                self._drop_sink()
-                self._refuse(408, f"the request body did not arrive within {limits.body_timeout_s:g} s")
+        if self.waiting == "linger":
+            if waited > (limits.idle_timeout_s if self.unwritten_bytes else LINGER_S):
+                self._transport.abort()
+        elif self.waiting == "body":
+            if waited > limits.body_timeout_s + self._arrived / MIN_BODY_RATE:
+                self._drop_body()
+                self._too_late(f"the request body did not arrive within {waited:.0f} s")
         elif self._rest:
             if waited > limits.header_timeout_s:
                 self._refuse(408, f"the request head did not arrive within {limits.header_timeout_s:g} s")
@@ -409,11 +532,22 @@ class HttpConnection:
             # Also the way out for an answer that its client never reads.
             self._transport.abort()
 
-    def _drop_sink(self) -> None:
-        if self._sink is not None:
-            self._sink.drop()
-            self._sink = None
-            self._swap(self)
+    def _too_late(self, text: str) -> None:
+        if self.head.action.fail is None:
+            self._refuse(408, text)
+        else:
+            self.fail(DeadlineExceeded(text), close=True)
+
+    def _gone(self) -> bool:
+        """Say whether the client has closed, which nobody tells while reading is paused."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP if self.trusted else 0)
+        return bool(poll.poll(0))
+
+    @property
+    def engaged(self) -> bool:
+        """True while there is something of this connection to read, to answer or to write."""
+        return self.busy or bool(self._rest) or self.waiting == "body" or self.unwritten_bytes > 0
 
     def close_if_idle(self) -> bool:
         """Close unless a request is under way or arriving; True when closed."""
@@ -428,7 +562,7 @@ class HttpConnection:
 
     @property
     def unwritten_bytes(self) -> int:
-        return self._transport.get_write_buffer_size()
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
     def pause_reading(self) -> None:
         if not self._paused and not self._transport.is_closing():
@@ -443,40 +577,3 @@ class HttpConnection:
     def __repr__(self) -> str:
         return f"HttpConnection({self.head!r}, {'busy' if self.busy else self.waiting})"
 
-
-class _BodySink(asyncio.BufferedProtocol):
-    """Receives the rest of one body into one buffer: the kernel writes it where it will be read."""
-
-    def __init__(self, connection: HttpConnection, head: Head, length: int) -> None:
-        self._connection = connection
-        self._head = head
-        self._length = length
-        self._at = 0
-        self._view = memoryview(bytearray(length))
-
-    def take(self, data: memoryview) -> None:
-        self._view[: len(data)] = data
-        self._at = len(data)
-
-    def drop(self) -> None:
-        self._view = memoryview(b"")
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._view[self._at :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._at += nbytes
-        if self._at == self._length:
-            self._connection._body_received(self._head, self._view)
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        pass
-
-    def resume_writing(self) -> None:
-        pass

@@ -13,7 +13,7 @@ from serving.gateway.service import Service
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
 from serving.protocol import metadata
-from serving.protocol.compression import Encoding, compress, decompress_body, response_encoding
+from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, compress, decompress_body, response_encoding
 from serving.protocol.rest import RestPlan, parse_header_length
 from serving.protocol.status import error_json
 
@@ -89,13 +89,13 @@ class RestApi:
         except ServingError as error:
             connection.fail(error)
             return
-        accept = cast(Head, connection.head).accept_encoding
-        if accept and (encoding := response_encoding(accept.decode("latin-1"))):
-            self._answer_compressed(connection, parts, header_length, encoding)
-            return
+        accept = connection.head.accept_encoding
         total = 0
         for part in parts:
             total += len(part)
+        if accept and total >= MIN_RESPONSE_BYTES and (encoding := response_encoding(accept.decode("latin-1"))):
+            self._answer_compressed(connection, parts, header_length, encoding)
+            return
         close = connection.closes()
         key = (header_length, total, close)
         head = self._answer_heads.get(key)
@@ -138,7 +138,9 @@ class RestApi:
             connection.respond(404, JSON, error_json(metadata.NOT_FOUND))
             return
         taking = not connection.host.draining
-        connection.respond(200 if taking else 503, JSON, b"{}")
+        connection.host.edge_told = not taking
+        # `close` also keeps the question out of what a leaving gateway takes for traffic
+        connection.respond(200 if taking else 503, JSON, b"{}", close=True)
 
     def _metadata(self, connection: HttpConnection) -> None:
         connection.respond(200, JSON, metadata.server(self._service.server_name, VERSION))

@@ -28,7 +28,10 @@ TICK_S = 0.5
 LINGER_S = 5.0
 """How long a draining gateway leaves idle connections open, so that their next request still gets its answer."""
 QUIET_S = 0.4
-"""A draining gateway leaves when no request has come for this long: the edge needs two health checks to look elsewhere."""
+"""A draining gateway leaves when no request has come for this long."""
+CLOSE_S = 1.0
+EDGE_ASKS_S = 2.0
+"""A gateway behind an edge leaves after the edge has heard so; for an edge that does not ask it waits this long."""
 
 
 class GatewayServer:
@@ -137,32 +140,45 @@ class GatewayServer:
         return self._host.tally.samples()
 
     async def _drain(self, timeout_s: float) -> None:
+        """Leave without a loss: (1) the edge hears it at its next look and sends elsewhere; (2) the TCP listeners are closed here, what
+        waits in their queues waits for whoever gets them next; (3) what is open is answered, each answer saying that it is the last;
+        (4) what stays idle for LINGER_S is closed.
+        """
         host = self._host
         assert host is not None
         host.draining = True
         host.grpc.drain()
         start = self._loop.time()
+        by_edge = False
         for number, (_, of_edge) in list(self._servers.items()):
-            # Connections in the queue of the TCP listener wait there for the successor; the edge goes on until its check fails.
+            by_edge |= of_edge
             if not of_edge:
                 await self._unlisten(number)
         while (now := self._loop.time()) < start + timeout_s:
-            busy = any(c.busy for c in host.connections)
-            quiet = now - host.last_request > QUIET_S and now - start > QUIET_S
-            if not busy and quiet and (now - start > min(LINGER_S, timeout_s / 2) or not host.connections_of_clients()):
+            told = host.edge_told or not by_edge or now - start > EDGE_ASKS_S
+            quiet = now - max(start, host.last_request) > QUIET_S
+            engaged = any(c.engaged for c in host.connections)
+            lingered = now - start > min(LINGER_S, timeout_s / 2) or not host.connections_of_clients()
+            if told and quiet and lingered and not engaged:
                 break
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
         await host.service.drain(max(0.1, start + timeout_s - self._loop.time()))
         await self._close()
 
     async def _close(self) -> None:
+        """Close what is open. Answers that have been given leave first; what is not answered is lost."""
         for number in list(self._servers):
             await self._unlisten(number)
         if self._host is not None:
+            self._host.close()
             for connection in list(self._host.connections):
                 if not connection.close_if_idle():
                     connection.abort()
-            self._host.close()
+            limit = self._loop.time() + CLOSE_S
+            while self._loop.time() < limit:
+                if not self._host.connections:
+                    break
+                await asyncio.sleep(0.002)
 
 
 class _Host:
@@ -176,8 +192,10 @@ class _Host:
         self.draining = False
         self.last_request = 0.0
         self.connections: set[HttpConnection] = set()
+        self.arriving_bytes = 0
+        self.edge_told = False
         self.tally = Tally()
-        self.service = Service(self.tally, self.limits, loop)
+        self.service = Service(self.tally, self.limits, loop, name, socket.gethostname())
         self.rest = RestApi(self.service)
         self.grpc = GrpcApi(self.service)
         self.heads = HeadCache(self._route)
@@ -202,12 +220,12 @@ class _Host:
 
     def tick(self) -> None:
         """Advance the clock and look after connections that keep us waiting."""
+        self._tick = self._loop.call_later(TICK_S, self.tick)
         self._now = now = self._loop.time()
         limits = self.limits
         for connection in list(self.connections):
             connection.check_time(now, limits)
         self.grpc.watch()
-        self._tick = self._loop.call_later(TICK_S, self.tick)
 
     def connections_of_clients(self) -> bool:
         return any(not c.trusted for c in self.connections)

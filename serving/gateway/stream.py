@@ -1,22 +1,23 @@
 """Open gRPC streams: ModelStreamInfer for ordinary models, and the health watch.
 
 An InferStream answers in the order of its requests, one answer each. What goes wrong with one request is an answer too
-(`error_message`), and the stream goes on. Bounded: at most `MAX_PENDING` requests of a stream are under way, and a client
-that does not read its answers is not read from either.
+(`error_message`), and the stream goes on. Bounded: at most about `MAX_PENDING` requests and `MAX_PENDING_BYTES` of a stream are
+under way, and a client that does not read its answers is not read from either.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
-from serving.errors import Code, ServingError, Unavailable
+from serving.errors import Code, DeadlineExceeded, ServingError, Unavailable
 from serving.gateway.call import Call
 from serving.gateway.head import Head
 from serving.gateway.http import HttpConnection
-from serving.gateway.service import STOPPING, Service
+from serving.gateway.service import DEADLINE, STOPPING, Service
 from serving.inference import Buffer, InferResponse
 from serving.protocol import messages
 from serving.protocol.grpc import GrpcPlan
@@ -26,18 +27,25 @@ from serving.protocol.messages import Health
 from serving.protocol.status import grpc_status
 
 MAX_PENDING = 256
+MAX_PENDING_BYTES = 64 << 20
+DRAIN_S = 1.0
+"""A stream that is never without a request under way takes new ones for this long after its gateway has begun to leave."""
 START = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
 )
 
 
 class _Open:
-    """What both kinds of stream share: the head, messages as chunks, the end with its trailers."""
+    """What both kinds of stream share: the head, messages as chunks, the end with its trailers.
+
+    Is its connection's `work`, and its `reader` (see `http.BodyReader`).
+    """
 
     def __init__(self, connection: HttpConnection, streams: set[InferStream | WatchStream]) -> None:
         self.connection = connection
         self._streams = streams
         self.over = False
+        connection.work = self
         connection.write_raw(START + b"\r\n")
 
     def send(self, parts: list[Buffer]) -> None:
@@ -51,16 +59,37 @@ class _Open:
             return
         self.over = True
         self._leave()
-        status, text = (0, b"") if error is None else (grpc_status(error.code), encode_status_message(error.message))
-        self.connection.write_raw(b"0\r\ngrpc-status: %d\r\ngrpc-message: %s\r\n\r\n" % (status, text))
+        if error is None:
+            self.connection.write_raw(b"0\r\ngrpc-status: 0\r\n\r\n")
+        else:
+            status = grpc_status(error.code), encode_status_message(error.message)
+            self.connection.write_raw(b"0\r\ngrpc-status: %d\r\ngrpc-message: %s\r\n\r\n" % status)
         self.connection.finish()
+
+    def cancel(self) -> None:
+        """The client has gone: nothing of this stream may cost anything from now on."""
+        self.over = True
+        self._leave()
+
+    def body(self, parts: list[bytes | memoryview]) -> None:
+        """Take what has arrived of the request messages."""
+
+    def requests_end(self) -> None:
+        """The client will send no more."""
+
+    def writable(self, yes: bool) -> None:
+        """The client reads its answers, or does not."""
+
+    def fail(self, error: ServingError) -> None:
+        """End with an error that is not of one request."""
+        self.end(error)
 
     def _leave(self) -> None:
         """Give back what the stream holds."""
 
 
 class InferStream(_Open):
-    """One ModelStreamInfer call. Is its connection's `reader` and its `work`."""
+    """One ModelStreamInfer call."""
 
     def __init__(
         self,
@@ -70,6 +99,7 @@ class InferStream(_Open):
         head: Head,
         streams: set[InferStream | WatchStream],
     ) -> None:
+        timeout_s = parse_timeout(connection.grpc_timeout.decode("latin-1")) if connection.grpc_timeout else -1.0
         super().__init__(connection, streams)
         self._service = service
         self._split = split
@@ -77,53 +107,68 @@ class InferStream(_Open):
         self._reader = MessageReader(self._max_bytes)
         self._encoding = head.headers.get(b"grpc-encoding", b"").decode("latin-1")
         self._pending: deque[_Slot] = deque()
+        self._pending_bytes = 0
         self._ended = False
         self._draining = False
+        self._closed = False
+        """Takes no more requests: its gateway is leaving."""
         self._writable = True
         self._fails_stream = head.headers.get(b"triton_grpc_error", b"").lower() == b"true"
-        self._deadline = monotonic() + parse_timeout(connection.grpc_timeout.decode("latin-1")) if connection.grpc_timeout else 0.0
+        self._deadline = 0.0
+        self._timers: list[asyncio.TimerHandle] = []
         connection.reader = self
-        connection.work = self
         streams.add(self)
+        if timeout_s >= 0:
+            self._deadline = monotonic() + timeout_s
+            self._after(timeout_s, lambda: self.end(DeadlineExceeded(DEADLINE)))
+
+    def _after(self, delay_s: float, act: Callable[[], None]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(delay_s, act))
 
     # The connection's side
 
     def body(self, parts: list[bytes | memoryview]) -> None:
-        """Take what has arrived of the request messages."""
         try:
             for part in parts:
                 # The reader hands out views, and a request keeps them: `part` is a view of bytes that nobody reuses.
                 for message in self._reader.feed(part):  # type: ignore[arg-type]
+                    if self.over:
+                        return
                     self._take(decompress(message, self._encoding, self._max_bytes))
         except ServingError as error:
-            self._break(error)
-        if len(self._pending) >= MAX_PENDING:
-            self.connection.pause_reading()
+            self.end(error)
+        if not self.over:
+            self._read_on()
 
     def requests_end(self) -> None:
-        """The client will send no more."""
+        try:
+            self._reader.finish()
+        except ServingError as error:
+            self.end(error)
+            return
         self._ended = True
         self._flush()
 
     def writable(self, yes: bool) -> None:
         self._writable = yes
-        self._read_on()
-
-    def cancel(self) -> None:
-        """The client has gone: nothing of this stream may cost anything from now on."""
-        self.over = True
-        self._leave()
+        self._flush()
 
     def drain(self) -> None:
         """Answer what has been asked, then end with UNAVAILABLE."""
         self._draining = True
+        self._after(DRAIN_S, self._take_no_more)
         self._flush()
+
+    def _take_no_more(self) -> None:
+        self._closed = True
+        self._read_on()
 
     # One request
 
     def _take(self, message: Buffer) -> None:
-        slot = _Slot(self)
+        slot = _Slot(self, len(message))
         self._pending.append(slot)
+        self._pending_bytes += slot.nbytes
         try:
             asked = self._split(message)
             served = self._service.resolve(asked.model, asked.version)
@@ -132,22 +177,28 @@ class InferStream(_Open):
             request.deadline = self._deadline
             slot.call = self._service.submit(served, request, slot, plan, "grpc")
         except ServingError as error:
-            slot.fail(error)
+            slot.error = error
             self._flush()
 
     def answered(self) -> None:
-        self._flush()
+        """One of the slots has its answer."""
+        try:
+            self._flush()
+        except Exception as error:
+            self.connection.bug(error)
 
     def _flush(self) -> None:
+        """Send the answers whose turn it is; end the stream where nothing more is to come."""
         pending = self._pending
-        while pending and not self.over:
+        while pending and not self.over and self._writable:
             slot = pending[0]
             if slot.parts is None and slot.error is None:
                 break
             pending.popleft()
+            self._pending_bytes -= slot.nbytes
             if slot.error is not None:
                 if self._fails_stream:
-                    self._break(slot.error)
+                    self.end(slot.error)
                     return
                 self.send([messages.stream_error(slot.error.message, slot.id)])
             else:
@@ -162,16 +213,15 @@ class InferStream(_Open):
             self._read_on()
 
     def _read_on(self) -> None:
-        if self._writable and len(self._pending) < MAX_PENDING:
+        if self._writable and not self._closed and len(self._pending) < MAX_PENDING and self._pending_bytes < MAX_PENDING_BYTES:
             self.connection.resume_reading()
         else:
             self.connection.pause_reading()
 
-    def _break(self, error: ServingError) -> None:
-        self.end(error)
-
     def _leave(self) -> None:
         self._streams.discard(self)
+        for timer in self._timers:
+            timer.cancel()
         for slot in self._pending:
             if slot.call is not None and slot.parts is None and slot.error is None:
                 slot.call.cancel()
@@ -181,10 +231,11 @@ class InferStream(_Open):
 class _Slot:
     """One request of a stream: the owner of its call, and the place of its answer in the order."""
 
-    __slots__ = ("call", "error", "id", "parts", "stream")
+    __slots__ = ("call", "error", "id", "nbytes", "parts", "stream")
 
-    def __init__(self, stream: InferStream) -> None:
+    def __init__(self, stream: InferStream, nbytes: int) -> None:
         self.stream = stream
+        self.nbytes = nbytes
         self.call: Call | None = None
         self.id = ""
         self.parts: list[Buffer] | None = None
@@ -196,43 +247,34 @@ class _Slot:
                 self.parts = messages.stream_response(call.served.grpc.encode(cast(GrpcPlan, call.plan), response))
             except ServingError as error:
                 self.error = error
+            except Exception as error:
+                self.stream.connection.bug(error)
+                return
         else:
             self.error = ServingError(response.message, code=response.code)
         self.stream.answered()
-
-    def fail(self, error: ServingError) -> None:
-        self.error = error
 
 
 class WatchStream(_Open):
     """One health watch: the status now, then each change."""
 
-    def __init__(
-        self, connection: HttpConnection, streams: set[InferStream | WatchStream], health: Callable[[str], Health], name: str
-    ) -> None:
+    def __init__(self, connection: HttpConnection, streams: set[InferStream | WatchStream], name: str, status: Health) -> None:
         super().__init__(connection, streams)
-        self._health = health
-        self._name = name
+        self.name = name
         self._last: Health | None = None
-        connection.work = self
+        connection.reader = self
         streams.add(self)
-        self.update()
+        self.update(status)
 
-    def update(self) -> None:
+    def update(self, status: Health) -> None:
         """Send the status if it is not what was sent last."""
-        status = self._health(self._name)
         if status != self._last and not self.over:
             self._last = status
             self.send([messages.health(status)])
 
     def drain(self) -> None:
-        if not self.over:
-            self.send([messages.health(Health.NOT_SERVING)])
-            self.end(Unavailable(STOPPING))
-
-    def cancel(self) -> None:
-        self.over = True
-        self._leave()
+        self.update(Health.NOT_SERVING)
+        self.end(Unavailable(STOPPING))
 
     def _leave(self) -> None:
         self._streams.discard(self)

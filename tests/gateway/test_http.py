@@ -26,6 +26,8 @@ class FakeHost:
         self.draining = False
         self.connections: set[HttpConnection] = set()
         self.heads = HeadCache(lambda head: Action(run))
+        self.arriving_bytes = 0
+        self.edge_told = False
         self.time = 0.0
         self.noted = 0
 
@@ -183,8 +185,9 @@ async def test_garbage_gets_an_error_and_the_end_of_its_connection_only() -> Non
 
 @on_uvloop
 async def test_sizes_are_bounded_before_they_are_received() -> None:
-    limits = replace(GatewayLimits(), max_body_bytes=1000, max_header_bytes=500, max_connections=3)
-    async with serving(FakeHost(echo, limits)) as connect:
+    limits = replace(GatewayLimits(), max_body_bytes=1000, max_header_bytes=500)
+    host = FakeHost(echo, limits)
+    async with serving(host) as connect:
         client = await connect()
         client.send(b"POST /x HTTP/1.1\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n")
         assert (await client.answer())[0] == 413
@@ -194,6 +197,7 @@ async def test_sizes_are_bounded_before_they_are_received() -> None:
         client = await connect()
         client.send(b"GET / HTTP/1.1\r\nX: " + b"y" * 600)
         assert (await client.answer())[0] == 431
+        host.limits = replace(limits, max_connections=len(host.connections) + 3)
         kept = [await connect() for _ in range(3)]
         for k in kept:
             k.send(post(b"hello"))
