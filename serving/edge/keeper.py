@@ -63,8 +63,6 @@ class EdgeKeeper:
             self._do(self._check()).result(_ANSWER_S)
         except TimeoutError as error:
             raise Internal(f"the edge keeper's loop has not turned for {_ANSWER_S:g} s") from error
-        except OSError as error:
-            raise Unavailable(f"HAProxy does not answer: {error}") from error
 
     def status(self) -> dict[str, Any]:
         """Return ports, HAProxy's pid and restarts, and who holds which slot."""
@@ -123,8 +121,12 @@ class EdgeKeeper:
             await asyncio.sleep(_LOCK_POLL_S)
 
     async def _check(self) -> None:
-        if self._haproxy is not None:
+        if self._haproxy is None:
+            return
+        try:
             await self._haproxy.ask("show info")
+        except OSError as error:  # TimeoutError is one too
+            raise Unavailable(f"HAProxy does not answer: {error!r}") from error
 
     async def _report(self) -> dict[str, Any]:
         return self._snapshot()

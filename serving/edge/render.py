@@ -131,7 +131,9 @@ def _backend(config: EdgeConfig, name: str) -> list[str]:
     else:
         lines += _errors(config, name)
         follow = "track rest/g{slot}"
-    lines += [f"    server g{slot} unix@{config.gateway_path(slot)} {follow.format(slot=slot)}" for slot in range(config.slots)]
+    lines += [
+        f"    server g{slot} {_quoted('unix@' + config.gateway_path(slot))} {follow.format(slot=slot)}" for slot in range(config.slots)
+    ]
     return lines
 
 

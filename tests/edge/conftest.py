@@ -135,6 +135,17 @@ def config(run_dir: str) -> EdgeConfig:
     return EdgeConfig(run_dir, free_port(), free_port(), free_port())
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for localhost with its key, in one PEM file."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", f"{path}.key", "-out", str(path)], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + Path(f"{path}.key").read_bytes())
+    return path
+
+
 @pytest.fixture
 async def edge(config: EdgeConfig) -> AsyncIterator[Edge]:
     edge = Edge(config)
