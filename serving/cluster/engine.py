@@ -122,10 +122,10 @@ class Engine:
     def _stop_gently(self) -> None:
         try:
             self._delete(CONTROLLER, GATEWAYS)
+            self._say("gateways have drained")
             seen = serve_api.applications()
             self._delete(EDGE, *(name for name in seen if key_of_app(name)))
-            if self._own_ray:
-                serve_api.shutdown()
+            self._say("replicas have drained")
         except Exception as error:
             # Ray may be half gone by now, in any way; what is left is ended by its tag
             log.warning("stopping: %s", error)

@@ -7,6 +7,7 @@ Every remaining listener is on 127.0.0.1 and asks for a token that only this eng
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -22,11 +23,13 @@ import ray._private.worker as ray_worker
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 
 from serving.cluster import worker
+from serving.errors import Unavailable
 
 CPUS = 1024
 """Logical CPUs of a local Ray: more than any laptop's models declare, so that a declared cpu never keeps a model from starting."""
 OBJECT_STORE_BYTES = 80 << 20
 NAMESPACE = "serving"
+log = logging.getLogger("ray.said")
 NURSERY = hasattr(os, "pidfd_open")
 """Whether this system can have one."""
 WORKER = str(Path(worker.__file__))
@@ -39,6 +42,7 @@ def start(run_dir: Path, preloads: list[str]) -> None:
 
     To be called in the main thread: Ray's processes are killed when that thread ends.
     """
+    vars(ray_worker)["print_to_stdstream"] = _note
     with _lean(preloads):
         ray.init(
             address="local",
@@ -54,8 +58,17 @@ def start(run_dir: Path, preloads: list[str]) -> None:
 
 
 def connect(address: str) -> None:
-    """Connect to a Ray that others run. Raises ConnectionError where there is none."""
-    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    """Connect to a Ray that others run. Raises Unavailable where there is none."""
+    vars(ray_worker)["print_to_stdstream"] = _note
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise Unavailable(f"no Ray at {address}: {error}") from error
+
+
+def _note(data: dict[str, Any], ignore_prefix: str = "") -> None:
+    """Take what Ray would print on the terminal."""
+    log.warning("%s", "\n".join(map(str, data.get("lines", []))))
 
 
 def alive() -> bool:
