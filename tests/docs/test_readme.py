@@ -1,0 +1,116 @@
+"""Runs what the README tells people to run: the quickstart, then each block, on ports of the test's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+USUAL = {"http": 8000, "grpc": 8001, "metrics": 8002, "control": 8003}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_every_link_into_the_repository_leads_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_example_of_an_own_model_is_valid(tmp_path: Path) -> None:
+    (block,) = blocks("yaml")
+    samples = [sys.executable, str(ROOT / "scripts" / "samples.py"), "digits"]
+    subprocess.run(samples, check=True, stdout=subprocess.DEVNULL, timeout=300)
+    shutil.copy(ROOT / "artefacts" / "digits" / "1" / "model.pt2", tmp_path / "model.pt2")
+    (tmp_path / "mine.yaml").write_text(block)
+    found = subprocess.run([_serving(), "validate", str(tmp_path / "mine.yaml")], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, int]]:
+    """The quickstart on free ports; yields usual port → port."""
+    ports = dict(zip(USUAL, _free(len(USUAL)), strict=True))
+    command = [str(ROOT / "scripts" / "quickstart"), "--state-dir", str(tmp_path_factory.mktemp("state"))]
+    for name, port in ports.items():
+        command += [f"--{name}-port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    lines: list[str] = []
+    up = threading.Event()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "The engine stays up" in line:
+                up.set()
+        up.set()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        assert up.wait(300), "".join(lines)
+        assert process.poll() is None, "".join(lines)
+        yield {USUAL[name]: port for name, port in ports.items()}
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(120)
+        reader.join(10)
+        assert process.stdout is not None
+        process.stdout.close()
+    assert code == 0, "".join(lines)
+
+
+@pytest.mark.cluster
+def test_the_commands_answer(engine: dict[int, int]) -> None:
+    install, ask = blocks("bash")
+    assert "scripts/quickstart" in install
+    script = _with_ports(ask, engine).replace(".venv/bin/serving status", f"{_serving()} status")
+    environment = {**os.environ, "SERVING_CONTROL_URL": f"http://127.0.0.1:{engine[8003]}"}
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=60, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"name":"digits"' in done.stdout
+    assert '"outputs":[' in done.stdout
+    assert "ready" in done.stdout
+
+
+@pytest.mark.cluster
+def test_the_python_client_answers(engine: dict[int, int]) -> None:
+    (block,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", _with_ports(block, engine)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[[")
+
+
+def _with_ports(text: str, ports: dict[int, int]) -> str:
+    for usual, port in ports.items():
+        text = text.replace(f"localhost:{usual}", f"127.0.0.1:{port}")
+    return text
+
+
+def _serving() -> str:
+    return str(Path(sys.executable).parent / "serving")
+
+
+def _free(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
