@@ -77,7 +77,7 @@ class Running:
                 continue
         return found
 
-    def stop(self, patience_s: float = 20.0) -> None:
+    def stop(self, patience_s: float = 60.0) -> None:
         """SIGTERM to the first process, then to all that are left, then SIGKILL."""
         if self.process is None:
             return

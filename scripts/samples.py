@@ -105,9 +105,9 @@ def make_digits() -> None:
     for number, network in enumerate((Linear, Convolutional), 1):
         torch.manual_seed(0)
         model = network()
-        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=1e-4)
-        for _ in range(40):
-            for rows in torch.split(torch.randperm(len(x_train)), 64):
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-4)
+        for _ in range(30):
+            for rows in torch.split(torch.randperm(len(x_train)), 128):
                 optimiser.zero_grad()
                 nn.functional.cross_entropy(model.logits(x_train[rows]), y_train[rows]).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
