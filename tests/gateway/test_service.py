@@ -277,17 +277,17 @@ async def test_a_lost_call_does_not_wait_for_ever() -> None:
 async def test_the_gateway_answers_at_the_deadline_and_cancels_in_the_replica() -> None:
     replica = FakeReplica()
     async with Stage(replica) as stage:
-        deadline = monotonic() + 0.05
+        deadline = monotonic() + 0.2
         stage.submit(deadline=deadline)
         stage.submit()
         (response,) = await stage.owner.wait(1)
-        assert monotonic() - deadline < 0.5
+        assert monotonic() - deadline < 1.0
         assert monotonic() >= deadline
         assert (response.code, response.message) == (Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
         await replica.wait(lambda: bool(replica.cancelled))
         late, other = replica.seen
         assert replica.cancelled == [late.key]
-        assert 0 < late.budget_us <= 50_000
+        assert 0 < late.budget_us <= 200_000
         late.answer()
         other.answer()
         await stage.owner.wait(2)
@@ -300,10 +300,10 @@ async def test_the_gateway_answers_at_the_deadline_and_cancels_in_the_replica() 
 async def test_a_deadline_also_ends_a_call_that_waits_for_a_replica() -> None:
     replica = FakeReplica()
     async with Stage(replica) as stage:
-        stage.submit(deadline=monotonic() + 0.2)
+        stage.submit(deadline=monotonic() + 0.5)
         await replica.wait(lambda: bool(replica.seen))
         replica.kill()
-        await stage.owner.wait(1, 1.0)
+        await stage.owner.wait(1, 1.9)
         assert stage.owner.codes == [Code.DEADLINE_EXCEEDED]
         stage.check_empty()
 
@@ -544,6 +544,8 @@ class Chaos:
             self.owners.append((self.stage.submit(b"%04d" % len(self.owners), owner, deadline=deadline), owner))
         except Unavailable:
             assert not self.stage.served.ready
+        except DeadlineExceeded:
+            assert 0.0 < deadline <= monotonic()
 
     def answer(self, replica: FakeReplica, times: int) -> None:
         if replica.seen:
