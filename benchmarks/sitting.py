@@ -55,7 +55,7 @@ class Sitting:
 
     def measure(self) -> None:
         order = [name for name in table.SYSTEMS if name in self.choice.systems and any(name in row.systems for row in self.rows)]
-        for number in range(self.choice.rounds):
+        for number in range(self.choice.rounds if order else 0):
             print(f"round {number + 1} of {self.choice.rounds}", flush=True)
             for name in order if number % 2 == 0 else reversed(order):
                 self._system(name)

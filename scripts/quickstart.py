@@ -171,14 +171,14 @@ def _ask(client, library, model: str, output: str, x: np.ndarray, version: str =
 def _say_what_next(host: str, ports: dict[str, int]) -> None:
     rest, x = f"http://{host}:{ports['http']}", samples.held_out()[0][0]
     data = ",".join(f"{pixel:g}" for pixel in x)
-    control = "" if ports["control"] == PORTS["control"] else f" --control-port {ports['control']}"
+    control = "" if ports["control"] == PORTS["control"] else f" --url http://{host}:{ports['control']}"
     out.print(
         f"""
 The engine stays up; Ctrl-C stops it. In another terminal:
   curl -s {rest}/v2/models/digits
   curl -s {rest}/v2/models/digits/infer -d '{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1,64],"data":[{data}]}}]}}'
   {os.path.relpath(ROOT / ".venv" / "bin" / "serving")} status{control}
-  {os.path.relpath(ROOT / "configs" / "quickstart.yaml")} declares the models: change it and `serving apply` it""",
+  {os.path.relpath(ROOT / "configs" / "quickstart.yaml")} declares the models: change it and `serving apply{control} FILE` takes it over""",
         markup=False,
         soft_wrap=True,
     )
