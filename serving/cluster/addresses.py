@@ -30,7 +30,7 @@ class AddressBook:
         """Take what Serve says of one key: metadata by replica id."""
         if key not in self._known:
             return
-        told = {PeerAddress(name, m["uds"], m["tcp"], m["node"]) for name, m in found.items() if "uds" in m}
+        told = [PeerAddress(name, m["uds"], m["tcp"], m["node"]) for name, m in found.items() if "uds" in m]
         known = self._known[key]
         for address in known:
             if address not in told and not known[address]:

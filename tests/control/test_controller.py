@@ -1,0 +1,187 @@
+"""The controller against a cluster of paper: what it asks for, in which order, and what it says about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.control.controller import ADOPT_AFTER_S, Controller
+from serving.control.ports import VersionSeen
+from tests.control.fake_cluster import FakeClock, FakeCluster, FakeStore, target
+
+
+class Scene:
+    """A controller and what stands around it."""
+
+    def __init__(self) -> None:
+        self.cluster = FakeCluster()
+        self.store = FakeStore()
+        self.clock = FakeClock()
+        self.controller = Controller(self.cluster, self.store, self.clock)
+
+    def ticks(self, count: int = 1) -> list[str]:
+        """Tick, and return what the cluster was asked to do."""
+        for _ in range(count):
+            self.controller.tick()
+        return self.cluster.take_said()
+
+    def up(self, *keys: str) -> None:
+        """Bring an engine to where these versions answer."""
+        self.controller.accept(target(*keys), "test", "start")
+        self.cluster.gateways = {"a"}
+        self.ticks()
+        self.cluster.come_up(*keys)
+        self.ticks(2)
+        assert self.controller.status.settled
+
+    def states(self) -> dict[str, str]:
+        return {v.key: v.state for v in self.controller.status.versions}
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_a_new_engine_starts_everything_at_once_and_routes_before_it_is_ready(scene: Scene) -> None:
+    scene.controller.accept(target("mlp/1", "echo/1"), "test", "")
+    assert scene.ticks() == ["resize 1", "deploy mlp/1 x1", "deploy echo/1 x1"]
+    scene.cluster.gateways = {"a"}
+    assert scene.ticks() == ["publish mlp→1, echo→1"]
+    assert scene.states() == {"mlp/1": "starting", "echo/1": "starting"}
+    assert not scene.controller.status.settled
+
+
+def test_a_settled_engine_is_left_alone(scene: Scene) -> None:
+    scene.up("mlp/1")
+    assert scene.ticks(3) == []
+    assert scene.controller.status.ready
+
+
+def test_traffic_moves_only_when_the_new_version_answers(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.controller.accept(target("mlp/1", "mlp/2"), "test", "")
+    assert scene.ticks() == ["deploy mlp/2 x1"]
+    assert any("when version 2 is ready" in line for line in scene.controller.status.waiting)
+    scene.cluster.come_up("mlp/2")
+    assert scene.ticks(2) == ["publish mlp→2"]
+    assert scene.controller.status.settled
+
+
+def test_an_old_version_stops_after_every_gateway_has_the_new_routes(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.controller.accept(target("mlp/2"), "test", "")
+    assert scene.ticks() == ["deploy mlp/2 x1"]
+    scene.cluster.come_up("mlp/2")
+    scene.ticks()
+    scene.cluster.gateways = {"a", "b"}
+    scene.cluster.deaf = {"b"}
+    assert "retire mlp/1" not in scene.ticks(2)
+    scene.cluster.deaf = set()
+    assert scene.ticks() == ["retire mlp/1"]
+    assert not scene.controller.status.settled
+    scene.cluster.go("mlp/1")
+    scene.ticks()
+    assert scene.controller.status.settled
+
+
+def test_a_version_that_fails_keeps_the_old_one_in_traffic(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.controller.accept(target("mlp/2"), "test", "")
+    scene.ticks()
+    scene.cluster.fail("mlp/2", "no such file")
+    assert scene.ticks(2) == []
+    assert scene.states() == {"mlp/2": "failed"}
+    assert scene.controller.status.failed[0].reason == "no such file"
+    assert scene.cluster.state is not None
+    assert scene.cluster.state.routes.routes["mlp"].stable == "1"
+
+
+def test_one_failed_model_does_not_keep_the_others_from_being_settled(scene: Scene) -> None:
+    scene.controller.accept(target("mlp/1", "bad/1"), "test", "")
+    scene.cluster.gateways = {"a"}
+    scene.ticks()
+    scene.cluster.come_up("mlp/1")
+    scene.cluster.fail("bad/1", "no such file")
+    scene.ticks(2)
+    assert scene.states() == {"mlp/1": "ready", "bad/1": "failed"}
+    assert scene.controller.status.settled
+    assert not scene.controller.status.ready
+
+
+def test_a_deleted_model_leaves_the_routes_before_its_replicas_stop(scene: Scene) -> None:
+    scene.up("mlp/1", "echo/1")
+    scene.controller.accept(target("mlp/1"), "test", "")
+    assert scene.ticks() == ["publish mlp→1", "retire echo/1"]
+
+
+def test_applying_again_tries_failed_versions_again(scene: Scene) -> None:
+    scene.controller.accept(target("bad/1"), "test", "")
+    scene.cluster.gateways = {"a"}
+    scene.ticks()
+    scene.cluster.fail("bad/1", "no such file")
+    scene.ticks()
+    scene.controller.accept(target("bad/1"), "test", "again")
+    assert scene.ticks() == ["retire bad/1"]
+    assert scene.states() == {"bad/1": "starting"}
+    scene.cluster.go("bad/1")
+    assert scene.ticks() == ["deploy bad/1 x1"]
+    assert len(scene.store.revisions) == 1
+
+
+def test_what_cannot_be_placed_is_not_started_and_says_why(scene: Scene) -> None:
+    scene.controller.accept(target("big/1"), "test", "")
+    scene.cluster.short["big/1"] = "needs 1 GPU, the cluster has 0"
+    scene.cluster.gateways = {"a"}
+    assert scene.ticks(2) == ["resize 1", "publish big→1"]
+    assert scene.controller.status.failed[0].reason == "needs 1 GPU, the cluster has 0"
+    scene.cluster.short.clear()
+    assert scene.ticks() == ["deploy big/1 x1"]
+
+
+def test_a_new_controller_leaves_running_versions_alone(scene: Scene) -> None:
+    scene.up("mlp/1")
+    state = scene.cluster.state
+    scene.controller = Controller(scene.cluster, scene.store, scene.clock)
+    assert scene.ticks(2) == ["resize 1", "deploy mlp/1 x1", "publish mlp→1"]
+    assert state is not None
+    assert scene.controller.status.published > state.revision
+
+
+def test_a_new_controller_stops_what_nobody_knows(scene: Scene) -> None:
+    scene.cluster.come_up("stray/1")
+    scene.controller.accept(target("mlp/1"), "test", "")
+    assert "retire stray/1" not in scene.ticks()
+    scene.clock.time += ADOPT_AFTER_S + 1
+    assert "retire stray/1" in scene.ticks()
+
+
+def test_a_version_that_the_cluster_has_lost_is_started_again(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.cluster.go("mlp/1")
+    assert scene.ticks() == ["deploy mlp/1 x1"]
+
+
+def test_a_gateway_that_comes_late_gets_the_routes(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.cluster.gateways = {"a", "b"}
+    scene.cluster.state = None
+    assert scene.ticks() == ["publish mlp→1"]
+    assert {g.gateway for g in scene.controller.status.gateways} == {"a", "b"}
+
+
+def test_scaling_restarts_nothing(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.controller.accept(target("mlp/1", replicas=3), "test", "")
+    assert scene.ticks() == ["deploy mlp/1 x3"]
+
+
+def test_replicas_that_go_while_one_answers_leave_the_version_ready(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.cluster.versions["mlp/1"] = VersionSeen(running=1, starting=1)
+    scene.ticks()
+    assert scene.states() == {"mlp/1": "ready"}
+
+
+def test_the_same_target_twice_is_one_revision(scene: Scene) -> None:
+    first = scene.controller.accept(target("mlp/1"), "test", "")
+    assert scene.controller.accept(target("mlp/1"), "test", "") == first
