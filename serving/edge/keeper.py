@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 LOCK_FILE = "edge.lock"
 _LONGEST_PATH = 85
 """Bytes of the run directory's path; a Unix socket takes 107, with the name and HAProxy's suffix while it binds."""
-_ANSWER_S = 5.0
+_ANSWER_S = 6.0
+_SECOND_LOOK_S = 0.5
 _LOCK_WAIT_S = 5.0
 _LOCK_POLL_S = 0.05
 
@@ -125,8 +126,13 @@ class EdgeKeeper:
             return
         try:
             await self._haproxy.ask("show info")
-        except OSError as error:  # TimeoutError is one too
-            raise Unavailable(f"HAProxy does not answer: {error!r}") from error
+        except OSError:  # TimeoutError is one too
+            # it may be just being restarted
+            await asyncio.sleep(_SECOND_LOOK_S)
+            try:
+                await self._haproxy.ask("show info")
+            except OSError as error:
+                raise Unavailable(f"HAProxy does not answer: {error!r}") from error
 
     async def _report(self) -> dict[str, Any]:
         return self._snapshot()

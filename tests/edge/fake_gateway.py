@@ -17,6 +17,7 @@ import socket
 import sys
 
 import httptools
+import uvloop
 
 from serving.edge import Adopt, SlotClaim
 
@@ -174,4 +175,5 @@ async def main(run_dir: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    # what the real gateways run on
+    uvloop.run(main(*sys.argv[1:]))

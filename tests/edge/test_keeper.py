@@ -85,6 +85,7 @@ async def test_health_turns_bad_when_haproxy_stands_still(edge: Edge, monkeypatc
     monkeypatch.setattr("serving.edge.process._KILL_S", 0.3)
     await edge.start()
     assert edge.keeper is not None
+    monkeypatch.setattr("serving.edge.keeper._SECOND_LOOK_S", 0.1)
     await asyncio.to_thread(edge.keeper.healthy)
     pid = edge.keeper.status()["haproxy"]["pid"]
     os.kill(pid, signal.SIGSTOP)

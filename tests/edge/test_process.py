@@ -15,7 +15,7 @@ import pytest
 
 from serving.edge import EdgeConfig
 from serving.edge.process import PID_FILE, HAProxy, find_haproxy
-from serving.errors import Unavailable
+from serving.errors import InvalidArgument, Unavailable
 
 from .conftest import Edge, eventually
 
@@ -101,6 +101,16 @@ def write(path: str, content: str) -> None:
 async def test_what_haproxy_says_comes_with_the_error(edge: Edge) -> None:
     with pytest.raises(Unavailable, match=r"HAProxy does not start: .*unable to stat SSL certificate|HAProxy does not start: .*edge\.pem"):
         await edge.start(tls_certificate=__file__)
+
+
+async def test_a_certificate_that_cannot_be_read_is_named(edge: Edge) -> None:
+    with pytest.raises(InvalidArgument, match=r"cannot read the TLS file /nowhere/c\.pem: No such file"):
+        await edge.start(tls_certificate="/nowhere/c.pem")
+
+
+async def test_a_certificate_and_its_key_may_lie_in_two_files(edge: Edge, certificate: Path) -> None:
+    await edge.start(tls_certificate=str(certificate), tls_key=f"{certificate}.key")
+    assert haproxy_pid(edge)
 
 
 async def test_a_binary_that_ends_at_once_is_told(config: EdgeConfig) -> None:
