@@ -26,13 +26,12 @@ TARGET = "target.json"
 def main(boot_file: str) -> int:
     boot = Boot.from_json(Path(boot_file).read_text())
     telemetry.log_to_stderr(logging.WARNING)
-    telemetry.log_to_file(boot.logs, "engine", logging.WARNING, ("ray", "ray.serve"))
     telemetry.prune(boot.logs)
     engine = Engine(boot, lambda text: _say(boot, text))
-    _listen_to_signals(engine)
+    _take_over(boot, engine)
     try:
         engine.start(_target(boot))
-        _listen_to_signals(engine)  # ray.init has put its own in place
+        _take_over(boot, engine)  # ray.init has put its own in place
         status = engine.wait()
         if status is not None:
             failed = status["failed"]
@@ -66,7 +65,10 @@ def _target(boot: Boot) -> Target:
     return target
 
 
-def _listen_to_signals(engine: Engine) -> None:
+def _take_over(boot: Boot, engine: Engine) -> None:
+    """Make signals and Ray's logs ours."""
+    telemetry.log_to_file(boot.logs, "engine", logging.WARNING, ("ray", "ray.serve"))
+
     def stop(_number: int, _frame: FrameType | None) -> None:
         if engine.stop_asked.is_set():
             engine.hurry.set()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from serving import telemetry
 from serving.cluster import serve_api
-from serving.cluster.boot import Boot
+from serving.cluster.shell import enter
 from serving.edge import EdgeConfig, EdgeKeeper, EdgeMode
 from serving.errors import ServingError
 
@@ -17,8 +16,7 @@ class Edge:
     """The keeper process of one node."""
 
     def __init__(self, boot: str, mode: EdgeMode, slots: int) -> None:
-        told = Boot.from_json(boot)
-        telemetry.log_to_file(told.logs, f"edge-{serve_api.replica_id()}")
+        told, _ = enter(boot, "edge")
         self._keeper = EdgeKeeper(
             EdgeConfig(
                 run_dir=told.run_dir,

@@ -8,11 +8,10 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from serving import telemetry
 from serving.cluster import directory, serve_api
 from serving.cluster.addresses import AddressBook
-from serving.cluster.boot import Boot
 from serving.cluster.directory import Found
+from serving.cluster.shell import enter
 from serving.edge import Adopt, SlotClaim
 from serving.errors import Unavailable
 from serving.gateway.server import GatewayServer
@@ -33,9 +32,7 @@ class Gateway:
     """One gateway process."""
 
     def __init__(self, boot: str) -> None:
-        self._boot = Boot.from_json(boot)
-        self.name = serve_api.replica_id()
-        telemetry.log_to_file(self._boot.logs, f"gateway-{self.name}")
+        self._boot, self.name = enter(boot, "gateway")
         self._server = GatewayServer(self.name, self._boot.run_dir)
         self._server.start([])
         self._book = AddressBook()

@@ -6,10 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from serving import telemetry
 from serving.cluster import directory
-from serving.cluster.boot import Boot
 from serving.cluster.ray_cluster import GATEWAYS, RayCluster
+from serving.cluster.shell import enter
 from serving.control.api import ApiServer, File, create_app
 from serving.control.controller import Controller
 from serving.control.runner import Runner, SystemClock
@@ -25,8 +24,7 @@ class Office:
     """The controller's process."""
 
     def __init__(self, boot: str) -> None:
-        told = Boot.from_json(boot)
-        telemetry.log_to_file(told.logs, "controller")
+        told, _ = enter(boot, "controller")
         cluster = RayCluster(told)
         self._runner = Runner(Controller(cluster, SqliteStore(told.database), SystemClock()))
         directory.listen(GATEWAYS, lambda _: self._runner.wake())

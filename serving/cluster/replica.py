@@ -6,9 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
-from serving import telemetry
 from serving.cluster import serve_api
-from serving.cluster.boot import Boot
+from serving.cluster.shell import enter
 from serving.errors import ServingError
 from serving.hosting import HostPlan
 from serving.replica.host import ReplicaHost
@@ -22,10 +21,8 @@ class Replica:
     """One replica process. Serve asks for its metadata before the first `reconfigure`, so it listens when `__init__` returns."""
 
     def __init__(self, boot: str, plan: dict[str, Any], tcp_host: str | None, device: str) -> None:
-        told = Boot.from_json(boot)
         held = HostPlan.from_json(plan)
-        name = serve_api.replica_id()
-        telemetry.log_to_file(told.logs, f"replica-{held.versions[0].key.replace('/', '-')}-{name}")
+        told, name = enter(boot, f"replica-{held.versions[0].key.replace('/', '-')}")
         self._host = ReplicaHost(held, name, told.run_dir, tcp_host, device=device)
         try:
             self._host.start(_note)

@@ -13,8 +13,10 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray._common.tls_utils import add_port_to_grpc_server
 from ray.exceptions import RayError
 from ray.serve import context as serve_context
+from ray.serve._private import replica as serve_replica
 from ray.serve.api import RunTarget
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
@@ -190,6 +192,18 @@ def cannot_start(reason: str) -> RuntimeError:
 def replica_id() -> str:
     """Return the id of the replica that this process is."""
     return str(serve.get_replica_context().replica_id.unique_id)
+
+
+def stay_on_loopback() -> None:
+    """Have the gRPC port that Serve gives to each replica opened on 127.0.0.1; to be called in `__init__`.
+
+    Serve opens it on all interfaces ("[::]:0"), for calls between replicas that we do not make.
+    """
+    vars(serve_replica)["add_port_to_grpc_server"] = _add_loopback_port
+
+
+def _add_loopback_port(server: Any, _address: str) -> int:
+    return int(add_port_to_grpc_server(server, "127.0.0.1:0"))  # type: ignore[no-untyped-call]
 
 
 def nodes() -> list[dict[str, Any]]:
