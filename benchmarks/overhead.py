@@ -99,7 +99,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--markdown", nargs="?", const="", metavar="JSON", help="print the README's table of the newest (or this) result")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.seconds, arguments.idle_seconds = 1, 2.0, 10.0
+        arguments.rounds, arguments.seconds, arguments.idle_seconds = 1, 2.0, min(10.0, arguments.idle_seconds)
     for given, known in ((arguments.only, [r.key for r in table.ROWS] + [table.IDLE]), (arguments.systems, list(table.SYSTEMS))):
         if unknown := set(given or ()) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")

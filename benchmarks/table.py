@@ -1,4 +1,4 @@
-"""The table of section "How fast": what is compared, the floors, and what measurements say to them. No processes, no clocks."""
+"""The table of the README's "How fast": what is compared, the floors, and what measurements say to them. No processes, no clocks."""
 
 from __future__ import annotations
 
@@ -82,17 +82,19 @@ FLOORS = (
 )
 
 SYSTEMS = {
-    "engine": "this engine",
-    "engine-two": "this engine, two replicas of resnet",
-    "triton": "Triton, Python backend",
     "ray": "Ray Serve, default",
     "ray-fast": "Ray Serve, HAProxy and throughput flags",
     "fastapi": "FastAPI on uvicorn, no batching",
-    "httptools": "bare httptools echo",
+    "triton": "Triton, Python backend",
+    "engine": "this engine",
     "bare": "the bare model in a loop, best batch",
     "bare-two": "the same in two processes",
+    "engine-two": "this engine, two replicas of resnet",
+    "httptools": "bare httptools echo",
     "ray-empty": "Ray Serve with as many empty replicas",
 }
+"""In the order of a round: what a floor compares runs next to each other, so that a machine that drifts does so for both."""
+
 _TITLES = {row.key: row.title for row in ROWS} | {IDLE: "nothing to do"}
 _MEASURES: dict[Measure, tuple[str, float, str]] = {
     "per_s": ("answers a second", 1, "{:,.0f}"),
