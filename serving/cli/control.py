@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +43,7 @@ def apply(
     names = ", ".join(str(f) for f in files)
     order = {"target": target.to_json(), "replace": replace, "author": getpass.getuser(), "reason": reason or f"apply {names}"}
     answer = _ask("POST", url, "/api/apply", json=order)
-    _follow(url, answer["revision"], timeout)
+    _follow(url, answer["revision"], timeout, set(target.routes.routes))
 
 
 def status(url: Url = DEFAULT_URL, json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
@@ -90,8 +91,8 @@ def _print_status(answer: dict[str, Any]) -> None:
     print_lines(f"waiting: {line}" for line in answer["waiting"])
 
 
-def _follow(url: str, revision: int, timeout_s: float) -> None:
-    """Say what comes up until everything is settled. Ends the command with 1 where a version has failed or the time is over."""
+def _follow(url: str, revision: int, timeout_s: float, models: Collection[str] = ()) -> None:
+    """Say how these models come up, until everything is settled. Ends the command with 1 where one has failed or the time is over."""
     say(f"revision {revision}")
     started = time.monotonic()
     told: dict[str, str] = {}
@@ -99,7 +100,7 @@ def _follow(url: str, revision: int, timeout_s: float) -> None:
         answer = _ask("GET", url, "/api/status")
         for v in answer["versions"]:
             key, state = f"{v['model']}/{v['version']}", v["state"]
-            if told.get(key) != state:
+            if v["model"] in models and told.get(key) != state:
                 told[key] = state
                 say(f"{time.monotonic() - started:6.1f} s  {key} {state}" + (f": {v['reason']}" if v["reason"] else ""))
         if answer["settled"] and answer["revision"] >= revision:
@@ -109,8 +110,8 @@ def _follow(url: str, revision: int, timeout_s: float) -> None:
         if time.monotonic() - started > timeout_s:
             fail(f"not settled after {timeout_s:g} s: {'; '.join(answer['waiting'])}")
         time.sleep(POLL_S)
-    if failed := answer["failed"]:
-        fail(f"{len(failed)} of {len(answer['versions'])} versions failed: {', '.join(failed)}")
+    if failed := [key for key in answer["failed"] if key.split("/")[0] in models]:
+        fail(f"failed: {', '.join(failed)}")
 
 
 def _ask(method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:

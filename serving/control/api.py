@@ -90,7 +90,7 @@ def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: di
     @app.post("/api/apply")
     def apply(order: Apply) -> dict[str, Any]:
         new = parse(order.files) if order.files is not None else _target_of(order)
-        revision = runner.change(lambda now: new if order.replace else merged(now, new), order.author, order.reason)
+        revision = runner.change(lambda now: new if order.replace else merged(now, new), order.author, order.reason, new.routes.routes)
         return answer(revision, order.wait_s)
 
     @app.delete("/api/models/{name}")

@@ -7,7 +7,7 @@ memory: it asks for everything again, and what runs already goes on untouched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from serving.control.ports import Acknowledged, Clock, Cluster, Revision, Seen, Store, VersionSeen
@@ -63,16 +63,15 @@ class Controller:
     def target(self) -> Target:
         return self._revision.target if self._revision else Target()
 
-    def accept(self, target: Target, author: str, reason: str) -> int:
-        """Keep the target as a revision and return its number. Versions that had failed are tried again.
+    def accept(self, target: Target, author: str, reason: str, again: Collection[str] = ()) -> int:
+        """Keep the target as a revision and return its number; the same target twice is one revision.
 
-        The same target twice is one revision.
+        Versions of the models `again` that have failed are tried again.
         """
         if self._revision is None or self._revision.target != target:
             self._revision = self._store.append(target, author, reason, self._clock.now())
             log.info("revision %d by %s: %s", self._revision.number, author, reason)
-        again = [v.key for v in self.status.versions if v.state == "failed" and v.key in self._asked]
-        self._stop(again)
+        self._stop(v.key for v in self.status.versions if v.state == "failed" and v.model in again and v.key in self._asked)
         self.status = replace(self.status, revision=self._revision.number, settled=False)
         return self._revision.number
 
@@ -147,8 +146,11 @@ class Controller:
         for change in plan.changes:
             if not isinstance(change, EditRoute):
                 continue
-            if change.subject in held:
-                waiting.append(f"{change.effect}, when version {change.after.stable if change.after else ''} is ready")
+            if change.subject in held and change.before and change.after:
+                # gateways look for the new version's replicas before it gets traffic
+                both = {*change.before.versions, *change.after.versions}
+                self._routes[change.subject] = replace(change.before, versions=tuple(sorted(both, key=int)))
+                waiting.append(f"{change.effect}, when version {change.after.stable} is ready")
             elif change.after is None:
                 self._routes.pop(change.subject, None)
             else:

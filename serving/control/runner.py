@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from serving.control.controller import Controller
 from serving.control.status import Status
@@ -58,10 +58,10 @@ class Runner:
     def target(self) -> Target:
         return self._controller.target
 
-    def change(self, edit: Callable[[Target], Target], author: str, reason: str) -> int:
-        """Accept what `edit` makes of the target now; return its revision. Raises what `edit` raises."""
+    def change(self, edit: Callable[[Target], Target], author: str, reason: str, again: Collection[str] = ()) -> int:
+        """Accept what `edit` makes of the target now; return its revision. Raises what `edit` raises. `again`: see Controller.accept."""
         with self._turned:
-            number = self._controller.accept(edit(self._controller.target), author, reason)
+            number = self._controller.accept(edit(self._controller.target), author, reason, again)
         self._wanted.set()
         return number
 

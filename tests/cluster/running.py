@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -143,6 +143,36 @@ class RunningEngine:
         self._reader.join(5)
         assert not leftover, "processes were left behind"
         return code
+
+
+class Asking:
+    """Asks a model again and again while the block runs. `failed`: answers that were none; `versions`: who answered, in order."""
+
+    def __init__(self, engine: RunningEngine, model: str) -> None:
+        self.failed: list[str] = []
+        self.versions: list[str] = []
+        self._engine, self._model = engine, model
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+
+    def _ask(self) -> None:
+        while not self._ended.is_set():
+            try:
+                answer = self._engine.predict(self._model)
+                if answer.status_code != 200:
+                    self.failed.append(f"{answer.status_code} {answer.text}")
+                elif self.versions[-1:] != [answer.json()["model_version"]]:
+                    self.versions.append(answer.json()["model_version"])
+            except httpx.TransportError as error:
+                self.failed.append(repr(error))
 
 
 SERVING = [sys.executable, "-c", "from serving.cli import main; main()"]

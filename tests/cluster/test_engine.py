@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cluster.running import RunningEngine, free_ports, run, wait, write_model
+from tests.cluster.running import Asking, RunningEngine, free_ports, run, wait, write_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")]
 REPLACED_S = 30.0
@@ -100,21 +100,21 @@ def test_a_killed_process_is_replaced_and_requests_wait_for_it(engine: RunningEn
 
 
 def test_versions_come_move_and_go_without_a_failed_request(engine: RunningEngine, folder: Path) -> None:
-    both = write_model(folder / "models", "echo", "1 2", replicas=2)
-    applied = engine.serving("apply", str(both), str(folder / "models" / "echo.yaml"))
-    assert applied.returncode == 1  # the same model twice
-    old = set(engine.processes("ray::ServeReplica:echo@1"))
-    applied = engine.serving("apply", str(both))
-    assert "echo/2 ready" in applied.stderr
-    assert engine.predict("echo").json()["model_version"] == "2"
-    assert engine.predict("echo", "1").json()["model_version"] == "1"
-    assert set(engine.processes("ray::ServeReplica:echo@1")) == old
-    only = write_model(folder / "models", "echo", "2")
-    engine.serving("apply", str(only))
-    assert engine.predict("echo").json()["model_version"] == "2"
-    assert engine.predict("echo", "1").status_code == 404
-    assert engine.processes("ray::ServeReplica:echo@1") == []
-    assert len(engine.processes("ray::ServeReplica:echo@2")) == 1
+    with Asking(engine, "echo") as asking:
+        both = write_model(folder / "models", "echo", "1 2", replicas=2, traffic={"stable": 2})
+        old = set(engine.processes("ray::ServeReplica:echo@1"))
+        assert "echo/2 ready" in engine.serving("apply", str(both)).stderr
+        assert engine.predict("echo").json()["model_version"] == "2"
+        assert engine.predict("echo", "1").json()["model_version"] == "1"
+        assert set(engine.processes("ray::ServeReplica:echo@1")) == old
+        only = write_model(folder / "models", "echo", "2")
+        engine.serving("apply", str(only))
+        assert engine.predict("echo").json()["model_version"] == "2"
+        assert engine.predict("echo", "1").status_code == 404
+        assert engine.processes("ray::ServeReplica:echo@1") == []
+        assert len(engine.processes("ray::ServeReplica:echo@2")) == 1
+    assert asking.failed == []
+    assert asking.versions == ["1", "2"]
 
 
 def test_batching_changes_in_place(engine: RunningEngine, folder: Path) -> None:

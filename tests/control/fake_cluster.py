@@ -43,10 +43,11 @@ class FakeCluster:
 
     def publish(self, state: GatewayState) -> list[Acknowledged]:
         if self.state is None or self.state.revision != state.revision:
-            routes = ", ".join(f"{r.endpoint}→{r.stable}" for r in state.routes.routes.values())
+            routes = ", ".join(f"{r.endpoint}→{r.stable} of {' '.join(r.versions)}" for r in state.routes.routes.values())
             self.said.append(f"publish {routes or 'nothing'}")
         self.state = state
-        served = frozenset(key for key, v in self.versions.items() if v.running)
+        routed = {f"{r.endpoint}/{v}" for r in state.routes.routes.values() for v in r.versions}
+        served = frozenset(key for key, v in self.versions.items() if v.running and key in routed)
         return [Acknowledged(g, state.revision, served) for g in sorted(self.gateways - self.deaf)]
 
     def shortage(self, deployment: DeploymentTarget) -> str:

@@ -46,7 +46,7 @@ def test_a_new_engine_starts_everything_at_once_and_routes_before_it_is_ready(sc
     scene.controller.accept(target("mlp/1", "echo/1"), "test", "")
     assert scene.ticks() == ["resize 1", "deploy mlp/1 x1", "deploy echo/1 x1"]
     scene.cluster.gateways = {"a"}
-    assert scene.ticks() == ["publish mlp→1, echo→1"]
+    assert scene.ticks() == ["publish mlp→1 of 1, echo→1 of 1"]
     assert scene.states() == {"mlp/1": "starting", "echo/1": "starting"}
     assert not scene.controller.status.settled
 
@@ -60,17 +60,17 @@ def test_a_settled_engine_is_left_alone(scene: Scene) -> None:
 def test_traffic_moves_only_when_the_new_version_answers(scene: Scene) -> None:
     scene.up("mlp/1")
     scene.controller.accept(target("mlp/1", "mlp/2"), "test", "")
-    assert scene.ticks() == ["deploy mlp/2 x1"]
+    assert scene.ticks() == ["deploy mlp/2 x1", "publish mlp→1 of 1 2"]
     assert any("when version 2 is ready" in line for line in scene.controller.status.waiting)
     scene.cluster.come_up("mlp/2")
-    assert scene.ticks(2) == ["publish mlp→2"]
+    assert scene.ticks(2) == ["publish mlp→2 of 1 2"]
     assert scene.controller.status.settled
 
 
 def test_an_old_version_stops_after_every_gateway_has_the_new_routes(scene: Scene) -> None:
     scene.up("mlp/1")
     scene.controller.accept(target("mlp/2"), "test", "")
-    assert scene.ticks() == ["deploy mlp/2 x1"]
+    assert scene.ticks() == ["deploy mlp/2 x1", "publish mlp→1 of 1 2"]
     scene.cluster.come_up("mlp/2")
     scene.ticks()
     scene.cluster.gateways = {"a", "b"}
@@ -111,16 +111,18 @@ def test_one_failed_model_does_not_keep_the_others_from_being_settled(scene: Sce
 def test_a_deleted_model_leaves_the_routes_before_its_replicas_stop(scene: Scene) -> None:
     scene.up("mlp/1", "echo/1")
     scene.controller.accept(target("mlp/1"), "test", "")
-    assert scene.ticks() == ["publish mlp→1", "retire echo/1"]
+    assert scene.ticks() == ["publish mlp→1 of 1", "retire echo/1"]
 
 
-def test_applying_again_tries_failed_versions_again(scene: Scene) -> None:
+def test_a_failed_version_is_tried_again_when_its_model_is_applied(scene: Scene) -> None:
     scene.controller.accept(target("bad/1"), "test", "")
     scene.cluster.gateways = {"a"}
     scene.ticks()
     scene.cluster.fail("bad/1", "no such file")
     scene.ticks()
-    scene.controller.accept(target("bad/1"), "test", "again")
+    scene.controller.accept(target("bad/1"), "test", "again", ["other"])
+    assert scene.ticks() == []
+    scene.controller.accept(target("bad/1"), "test", "again", ["bad"])
     assert scene.ticks() == ["retire bad/1"]
     assert scene.states() == {"bad/1": "starting"}
     scene.cluster.go("bad/1")
@@ -132,7 +134,7 @@ def test_what_cannot_be_placed_is_not_started_and_says_why(scene: Scene) -> None
     scene.controller.accept(target("big/1"), "test", "")
     scene.cluster.short["big/1"] = "needs 1 GPU, the cluster has 0"
     scene.cluster.gateways = {"a"}
-    assert scene.ticks(2) == ["resize 1", "publish big→1"]
+    assert scene.ticks(2) == ["resize 1", "publish big→1 of 1"]
     assert scene.controller.status.failed[0].reason == "needs 1 GPU, the cluster has 0"
     scene.cluster.short.clear()
     assert scene.ticks() == ["deploy big/1 x1"]
@@ -142,7 +144,7 @@ def test_a_new_controller_leaves_running_versions_alone(scene: Scene) -> None:
     scene.up("mlp/1")
     state = scene.cluster.state
     scene.controller = Controller(scene.cluster, scene.store, scene.clock)
-    assert scene.ticks(2) == ["resize 1", "deploy mlp/1 x1", "publish mlp→1"]
+    assert scene.ticks(2) == ["resize 1", "deploy mlp/1 x1", "publish mlp→1 of 1"]
     assert state is not None
     assert scene.controller.status.published > state.revision
 
@@ -165,7 +167,7 @@ def test_a_gateway_that_comes_late_gets_the_routes(scene: Scene) -> None:
     scene.up("mlp/1")
     scene.cluster.gateways = {"a", "b"}
     scene.cluster.state = None
-    assert scene.ticks() == ["publish mlp→1"]
+    assert scene.ticks() == ["publish mlp→1 of 1"]
     assert {g.gateway for g in scene.controller.status.gateways} == {"a", "b"}
 
 
