@@ -252,7 +252,7 @@ def _exported_signature(plan: VersionPlan, program: torch.export.ExportedProgram
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     inputs = _specs(plan, [(str(n), values.get(str(n))) for n in graph.user_inputs])
     names = [str(n) for n in graph.user_outputs]
-    labels = ["output"] if len(names) == 1 else [f"output_{i}" for i in range(len(names))]
+    labels = _output_labels(program, len(names))
     outputs = _specs(plan, [(label, values.get(n)) for label, n in zip(labels, names, strict=True)])
     max_batch_size = plan.batching.max_batch_size
     if not max_batch_size:
@@ -264,6 +264,14 @@ def _exported_signature(plan: VersionPlan, program: torch.export.ExportedProgram
                 'needs a first dimension of any size (torch.export: dynamic_shapes={"x": {0: Dim("batch")}}), or max_batch_size 0'
             )
     return Signature(_rows_off(inputs), _rows_off(outputs), max_batch_size)
+
+
+def _output_labels(program: torch.export.ExportedProgram, count: int) -> list[str]:
+    """Return the names of a forward that returns a dict; tensors without a name are "output", or "output_0" and on."""
+    shape = program.call_spec.out_spec
+    if shape is not None and shape.type is dict and len(shape.context) == count:
+        return [str(key) for key in shape.context]
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
 
 
 def _rows_off(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -61,6 +61,11 @@ class Pair(nn.Module):
         return a + b, a - b
 
 
+class Named(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"z": x + 1, "a": x * 2}
+
+
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
     path = tmp_path / "nets.py"
@@ -91,6 +96,13 @@ def test_an_exported_program_brings_its_signature(tmp_path: Path) -> None:
     found = model.predict({"x": X.copy()})["output"]
     np.testing.assert_allclose(found, net(torch.from_numpy(X.copy())).detach().numpy(), rtol=1e-6)
     assert found.shape == (3, 2)
+
+
+def test_an_exported_program_that_returns_a_dict_keeps_its_names(tmp_path: Path) -> None:
+    model = _load(_export(tmp_path / "named.pt2", Named(), (torch.zeros(2, 2),)), "torch")
+    assert [s.name for s in model.signature.outputs] == ["z", "a"]
+    found = model.predict({"x": np.full((1, 2), 3, np.float32)})
+    assert (found["z"].tolist(), found["a"].tolist()) == ([[4.0, 4.0]], [[6.0, 6.0]])
 
 
 def test_a_declared_signature_names_what_the_program_does_not(tmp_path: Path) -> None:
