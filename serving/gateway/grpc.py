@@ -6,6 +6,7 @@ Unary calls take the same way as REST. Streams are in `stream.py`. No grpc impor
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import cast
 
@@ -13,9 +14,9 @@ from serving import VERSION
 from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call
 from serving.gateway.head import Action, Head
-from serving.gateway.http import HttpConnection
+from serving.gateway.http import OFFLOAD_BYTES, HttpConnection
 from serving.gateway.service import Service
-from serving.gateway.stream import START, InferStream, WatchStream
+from serving.gateway.stream import START, InferStream, WatchStream, check_version
 from serving.inference import Buffer, InferResponse
 from serving.protocol import messages, metadata
 from serving.protocol.grpc import GrpcPlan
@@ -40,7 +41,6 @@ class GrpcApi:
         self._split = Splitter().split
         self._heads: dict[tuple[int, bool], bytes] = {}
         self._streams: set[InferStream | WatchStream] = set()
-        self._was_ready = False
         self._unary: dict[str, Callable[[Buffer], bytes]] = {
             INFERENCE + "ServerLive": lambda message: messages.server_live(True),
             INFERENCE + "ServerReady": lambda message: messages.server_ready(self._service.ready),
@@ -67,12 +67,26 @@ class GrpcApi:
     # Predictions ---------------------------------------------------------------------------------------------------
 
     def _infer(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
+        timeout = connection.grpc_timeout
+        deadline = monotonic() + parse_timeout(timeout.decode("latin-1")) if timeout else 0.0
+        whole = whole_message(body)
+        if whole is not None:
+            self._submit(connection, deadline, whole.data)
+        elif len(body) < OFFLOAD_BYTES:
+            self._submit(connection, deadline, self._message(head, body))
+        else:
+            connection.offload(partial(self._message, head, body), partial(self._submit, connection, deadline))
+
+    def _submit(self, connection: HttpConnection, deadline: float, message: Buffer) -> None:
         service = self._service
-        asked = self._split(self._message(head, body))
-        served = service.resolve(asked.model, asked.version)
+        asked = self._split(message)
+        try:
+            served = service.resolve(asked.model, asked.version)
+        except NotFound:
+            check_version(asked.version)
+            raise
         request, plan = served.grpc.decode(asked)
-        if connection.grpc_timeout:
-            request.deadline = monotonic() + parse_timeout(connection.grpc_timeout.decode("latin-1"))
+        request.deadline = deadline
         connection.work = service.submit(served, request, connection, plan, "grpc")
 
     def _answer(self, connection: HttpConnection, call: Call, response: InferResponse) -> None:
@@ -129,24 +143,18 @@ class GrpcApi:
     def _open_watch(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
         _behind_the_edge(connection)
         name = messages.decode_health(self._message(head, body))
-        stream = WatchStream(connection, self._streams, name, self._health(name))
+        stream = WatchStream(connection, self._streams, name, _health(name, self._service.ready))
         if connection.host.draining:
             stream.drain()
 
-    def _health(self, name: str) -> Health:
-        if name not in HEALTH_NAMES:
-            return Health.SERVICE_UNKNOWN
-        return Health.SERVING if self._service.ready else Health.NOT_SERVING
-
     def watch(self) -> None:
         """Tell the watchers of health what has changed (called about twice a second and after each new state)."""
-        ready = self._service.ready
-        if ready == self._was_ready:
+        if not self._streams:
             return
-        self._was_ready = ready
+        ready = self._service.ready
         for stream in list(self._streams):
             if isinstance(stream, WatchStream):
-                stream.update(self._health(stream.name))
+                stream.update(_health(stream.name, ready))
 
     def drain(self) -> None:
         """End all streams: each gets the answers to what it sent, then UNAVAILABLE."""
@@ -156,7 +164,7 @@ class GrpcApi:
     # Health and metadata -------------------------------------------------------------------------------------------
 
     def _health_check(self, message: Buffer) -> bytes:
-        status = self._health(messages.decode_health(message))
+        status = _health(messages.decode_health(message), self._service.ready)
         if status is Health.SERVICE_UNKNOWN:
             raise NotFound("no such service; try '' or 'inference.GRPCInferenceService'")
         return messages.health(status)
@@ -174,9 +182,19 @@ class GrpcApi:
 
     def _model_metadata(self, message: Buffer) -> bytes:
         model, version = messages.decode_model(message)
-        served = self._service.resolve(model, version)
+        try:
+            served = self._service.resolve(model, version)
+        except NotFound:
+            check_version(version)
+            raise
         versions = [version] if version else self._service.ready_versions(model)
         return messages.model_metadata(model, versions, served.platform, served.signature)
+
+
+def _health(name: str, ready: bool) -> Health:
+    if name not in HEALTH_NAMES:
+        return Health.SERVICE_UNKNOWN
+    return Health.SERVING if ready else Health.NOT_SERVING
 
 
 def _behind_the_edge(connection: HttpConnection) -> None:

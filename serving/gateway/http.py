@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError, TooLarge, Unavailable
@@ -36,6 +37,8 @@ MAX_EDGE_CHUNKS = 1 << 18
 MIN_BODY_RATE = 64 * 1024
 """Bytes a second. A body gets `body_timeout_s`, and more time as long as it comes at this rate."""
 LINGER_S = 2.0
+OFFLOAD_BYTES = 32 * 1024
+"""Data from this size on is compressed and decompressed in a thread: 32 KB may be 32 MB, and 25 ms of the loop's time."""
 
 _REASONS = {
     200: b"OK", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
@@ -385,6 +388,27 @@ class HttpConnection:
         except Exception as error:
             self.bug(error)
 
+    def offload(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Run `work` in a thread, and go on with the request by `then(result)`, unless the client has gone."""
+        future = asyncio.get_running_loop().run_in_executor(None, work)
+        self.work = job = _Job()
+
+        def done(_: asyncio.Future[Any]) -> None:
+            failure = future.exception()
+            if job.dropped:
+                return
+            self.work = None
+            try:
+                if failure is not None:
+                    raise failure
+                then(future.result())
+            except ServingError as error:
+                self.fail(error)
+            except Exception as error:
+                self.bug(error)
+
+        future.add_done_callback(done)
+
     def bug(self, error: Exception) -> None:
         """Report what should not have happened, and end the request with it: its client must not wait for ever."""
         asyncio.get_running_loop().call_exception_handler({"message": f"bug in the answer to {self.head!r}", "exception": error})
@@ -577,3 +601,11 @@ class HttpConnection:
     def __repr__(self) -> str:
         return f"HttpConnection({self.head!r}, {'busy' if self.busy else self.waiting})"
 
+
+class _Job:
+    """Work in a thread; it runs to its end, wanted or not."""
+
+    dropped = False
+
+    def cancel(self) -> None:
+        self.dropped = True

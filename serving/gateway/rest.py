@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 from serving import VERSION
-from serving.errors import Code, NotFound, ServingError, from_code
-from serving.gateway.call import Call
+from serving.errors import Code, NotFound, ServingError, Unsupported, from_code
+from serving.gateway.call import Call, Served
 from serving.gateway.head import Action, Head
-from serving.gateway.http import HttpConnection
+from serving.gateway.http import OFFLOAD_BYTES, HttpConnection
 from serving.gateway.service import Service
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
 from serving.protocol import metadata
-from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, compress, decompress_body, response_encoding
+from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, compress, decompress_body, response_encoding, supported
 from serving.protocol.rest import RestPlan, parse_header_length
-from serving.protocol.status import error_json
+from serving.protocol.status import describe, error_json
 
 JSON = b"application/json"
 MAX_CACHED_ANSWERS = 4096
@@ -67,6 +68,10 @@ class RestApi:
                         parse_header_length(head.headers[b"inference-header-content-length"].decode("latin-1"))
                     except ServingError as error:
                         return _failing(error)
+                try:
+                    supported(head.content_encoding.decode("latin-1"))
+                except Unsupported as error:
+                    return _post(head, _unsupported_coding(error))
                 return _post(head, Action(lambda connection, head, body: self._infer(connection, head, body, model, version), self._answer))
         return _NOT_FOUND
 
@@ -76,9 +81,23 @@ class RestApi:
         service = self._service
         served = service.resolve(model, version)
         if head.content_encoding:
-            body = decompress_body(body, head.content_encoding.decode("latin-1"), service.limits.max_body_bytes)
+            self._decompress(connection, head, body, served)
+            return
         request, plan = served.rest.decode(body, head.inference_header_length)
         connection.work = service.submit(served, request, connection, plan, "rest")
+
+    def _decompress(self, connection: HttpConnection, head: Head, body: Buffer, served: Served) -> None:
+        service = self._service
+
+        def infer(plain: Buffer) -> None:
+            request, plan = served.rest.decode(plain, head.inference_header_length)
+            connection.work = service.submit(served, request, connection, plan, "rest")
+
+        work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_body_bytes)
+        if len(body) < OFFLOAD_BYTES:
+            infer(work())
+        else:
+            connection.offload(work, infer)
 
     def _answer(self, connection: HttpConnection, call: Call, response: InferResponse) -> None:
         if response.code is not Code.OK:
@@ -94,7 +113,7 @@ class RestApi:
         for part in parts:
             total += len(part)
         if accept and total >= MIN_RESPONSE_BYTES and (encoding := response_encoding(accept.decode("latin-1"))):
-            self._answer_compressed(connection, parts, header_length, encoding)
+            self._answer_compressed(connection, parts, total, header_length, encoding)
             return
         close = connection.closes()
         key = (header_length, total, close)
@@ -118,11 +137,20 @@ class RestApi:
             self._answer_heads[key] = head
         return head
 
-    def _answer_compressed(self, connection: HttpConnection, parts: list[Buffer], header_length: int | None, encoding: Encoding) -> None:
-        body = compress(parts, encoding)
-        close = connection.closes()
-        head = self._answer_head((header_length, len(body), close), b"Content-Encoding: %s\r\n" % encoding.encode())
-        connection.write_answer(head, [body], len(body), close)
+    def _answer_compressed(
+        self, connection: HttpConnection, parts: list[Buffer], total: int, header_length: int | None, encoding: Encoding
+    ) -> None:
+        extra = b"Content-Encoding: %s\r\n" % encoding.encode()
+
+        def write(body: bytes) -> None:
+            close = connection.closes()
+            head = self._answer_head((header_length, len(body), close), extra)
+            connection.write_answer(head, [body], len(body), close)
+
+        if total < OFFLOAD_BYTES:
+            write(compress(parts, encoding))
+        else:
+            connection.offload(partial(compress, parts, encoding), write)
 
     # Health and metadata -------------------------------------------------------------------------------------------
 
@@ -175,6 +203,11 @@ def _post(head: Head, action: Action) -> Action:
 
 def _failing(error: ServingError) -> Action:
     return Action(lambda connection, head, body: connection.fail(error))
+
+
+def _unsupported_coding(error: Unsupported) -> Action:
+    status, _, body = describe(error, "content_encoding")
+    return Action(lambda connection, head, _: connection.respond(status, JSON, body, b"Accept-Encoding: gzip, deflate\r\n"))
 
 
 _NOT_FOUND = Action(lambda connection, head, body: connection.respond(404, JSON, error_json(metadata.NOT_FOUND)))

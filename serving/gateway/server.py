@@ -98,6 +98,7 @@ class GatewayServer:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float = 30.0) -> Any:

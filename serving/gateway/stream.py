@@ -13,12 +13,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
-from serving.errors import Code, DeadlineExceeded, ServingError, Unavailable
+from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable
 from serving.gateway.call import Call
 from serving.gateway.head import Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.service import DEADLINE, STOPPING, Service
 from serving.inference import Buffer, InferResponse
+from serving.names import version_name
 from serving.protocol import messages
 from serving.protocol.grpc import GrpcPlan
 from serving.protocol.grpc_frame import MessageReader, decompress, encode_status_message, parse_timeout, prefixed
@@ -171,9 +172,13 @@ class InferStream(_Open):
         self._pending_bytes += slot.nbytes
         try:
             asked = self._split(message)
-            served = self._service.resolve(asked.model, asked.version)
+            slot.id = asked.id
+            try:
+                served = self._service.resolve(asked.model, asked.version)
+            except NotFound:
+                check_version(asked.version)
+                raise
             request, plan = served.grpc.decode(asked)
-            slot.id = request.id
             request.deadline = self._deadline
             slot.call = self._service.submit(served, request, slot, plan, "grpc")
         except ServingError as error:
@@ -278,3 +283,9 @@ class WatchStream(_Open):
 
     def _leave(self) -> None:
         self._streams.discard(self)
+
+
+def check_version(version: str) -> None:
+    """Raise InvalidArgument where a version that nobody has is not even a number: clients look for that text."""
+    if version:
+        version_name(version)

@@ -36,6 +36,13 @@ def wait_for(condition: Callable[[], object], within_s: float = 10.0) -> None:
         time.sleep(0.002)
 
 
+async def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
+    """`wait_for`, while the loop turns."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
 class Member:
     """A gateway with its slot at the edge: what the shell around it does, without Ray."""
 
@@ -142,10 +149,16 @@ class DataPath:
         self.replicas.remove(host)
         host.stop()
 
-    def queued(self, model: str, version: str = "1") -> int:
+    def open(self, model: str, version: str = "1") -> int:
         """Return how many requests of the model the replicas hold, in the queue or running."""
-        found = (host.statistics().get(f"{model}/{version}", {}) for host in self.replicas)
-        return int(sum(s.get("open", 0) for s in found))
+        return self._sum("open", model, version)
+
+    def queued(self, model: str, version: str = "1") -> int:
+        """Return how many of them are in the queue."""
+        return self._sum("queued", model, version)
+
+    def _sum(self, what: str, model: str, version: str) -> int:
+        return int(sum(host.statistics().get(f"{model}/{version}", {}).get(what, 0) for host in self.replicas))
 
     def servers(self) -> list[str]:
         """Return what HAProxy thinks of each slot; "UP L7OK" is one that takes traffic."""
