@@ -29,6 +29,7 @@ def main(boot_file: str) -> int:
     telemetry.prune(boot.logs)
     engine = Engine(boot, lambda text: _say(boot, text))
     _take_over(boot, engine)
+    _say(boot, "starting Ray" if not boot.ray_address else f"connecting to Ray at {boot.ray_address}")
     try:
         engine.start(_target(boot))
         _take_over(boot, engine)  # ray.init has put its own in place

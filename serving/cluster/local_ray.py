@@ -79,13 +79,18 @@ def alive() -> bool:
 
 def stop() -> None:
     """Disconnect, and end the Ray that `start` has started."""
+    for nursery in _LeanNode.nurseries:
+        nursery.terminate()
     ray.shutdown()
+    for nursery in _LeanNode.nurseries:
+        nursery.wait()
 
 
 class _LeanNode(ray_node.Node):
     """A head node without what only people look at, whose workers come from our nursery."""
 
     preloads: ClassVar[list[str]] = []
+    nurseries: ClassVar[list[subprocess.Popen[bytes]]] = []
 
     def __init__(self, ray_params: Any, **options: Any) -> None:
         if NURSERY:
@@ -96,7 +101,7 @@ class _LeanNode(ray_node.Node):
         super().start_raylet(*arguments, **options)
         if NURSERY:
             raylet = self.all_processes[PROCESS_TYPE_RAYLET][0].process.pid
-            _start_nursery(self.preloads, raylet, Path(self._logs_dir) / "nursery.log")
+            self.nurseries.append(_start_nursery(self.preloads, raylet, Path(self._logs_dir) / "nursery.log"))
 
     def start_api_server(self, **_: Any) -> None:
         self._webui_url = ""
@@ -108,11 +113,11 @@ class _LeanNode(ray_node.Node):
         """Nobody follows the workers' output; it is in files."""
 
 
-def _start_nursery(preloads: list[str], raylet: int, log: Path) -> None:
+def _start_nursery(preloads: list[str], raylet: int, log: Path) -> subprocess.Popen[bytes]:
     """Start it with what Ray gives to its workers: its C++ reads these while it is imported."""
     own = {"RAY_RAYLET_PID": str(raylet), "RAY_JOB_ID": worker.FIRST_JOB, "RAY_CLIENT_MODE": "0", "SPT_NOENV": "1"}
     with log.open("ab") as words:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "serving.cluster.nursery", *preloads, PADDING],
             stdin=subprocess.DEVNULL,
             stdout=words,

@@ -5,7 +5,8 @@
         └── worker       goes on as Ray's worker script, in the environment of the order
 
 Ray's C++ reads its configuration while it is imported, so this starts after the raylet with the environment of a worker.
-It ends with the raylet. Nothing here may start a thread before a fork: that is why OPENBLAS_NUM_THREADS is 1. Nor may anything draw
+It ends with the raylet; where the engine was killed, it ends what that leaves behind (Ray's own agents stay for a minute or more).
+Nothing here may start a thread before a fork: that is why OPENBLAS_NUM_THREADS is 1. Nor may anything draw
 from the random numbers of Ray's C++: all workers would go on with the same ones, and ids of their tasks would collide (seen: Serve's
 controller died of it). `@ray.remote` does so where a class is defined, so it is given other random bytes while we import.
 """
@@ -19,25 +20,31 @@ import os
 import random
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ray.actor as ray_actor
 from ray._raylet import ActorClassID, NodeID, setproctitle  # type: ignore[attr-defined]
 
+from serving.cluster import leftovers
+from serving.cluster.boot import TAG
 from serving.cluster.worker import ENTRY, SOCKET
 
 COMMON = ("ray.serve._private.replica", "ray.serve._private.controller", "ray.dag.compiled_dag_node", "serving.cluster.office")
 ORDER_BYTES = 1 << 18
+CLEAR_UP_S = 4.0
 
 
 def main(preloads: list[str]) -> None:
     """Serve orders until the raylet ends. `preloads`: lists of modules (comma-separated) for which to have a nursery at once."""
     setproctitle("serving: nursery")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    engine = os.getppid()
     raylet = os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
     path = os.environ[SOCKET]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -46,6 +53,21 @@ def main(preloads: list[str]) -> None:
     listener.listen(64)
     _load(COMMON)
     Nursery(raylet, listener, [p for p in preloads if not p.startswith("-")]).run()
+    _clear_up(engine, Path(path).parent)
+
+
+def _clear_up(engine: int, run_dir: Path) -> None:
+    """End the processes of an engine that was killed, after a moment in which most end by themselves."""
+    tag = os.environ[TAG]
+    end = time.monotonic() + CLEAR_UP_S
+    while os.getppid() == engine:  # its threads die one after another; or it lives, and only Ray has ended
+        if time.monotonic() > end:
+            return
+        time.sleep(0.05)
+    while leftovers.processes(TAG, tag) and time.monotonic() < end:
+        time.sleep(0.1)
+    leftovers.kill(TAG, tag)
+    shutil.rmtree(run_dir, ignore_errors=True)
 
 
 class Nursery:
