@@ -26,14 +26,14 @@ class Receiver(Protocol):
 
 
 class BodySink(asyncio.BufferedProtocol):
-    """Receives the rest of one body of known length."""
+    """Receives the rest of one body of known length, into `place` (shared memory) where there is one."""
 
-    def __init__(self, receiver: Receiver, length: int) -> None:
+    def __init__(self, receiver: Receiver, length: int, place: memoryview | None) -> None:
         self._receiver = receiver
         self._length = length
         self._at = 0
         # Not a bytearray, which is filled with zeros: who only announces a gigabyte would cost one.
-        self._view = np.empty(length, np.uint8).data
+        self._view = np.empty(length, np.uint8).data if place is None else place
 
     def take(self, data: memoryview) -> None:
         """Put what has come together with the head in front."""

@@ -81,6 +81,9 @@ class Host(Protocol):
     edge_told: bool
     """The edge has asked after our health and heard that we leave."""
 
+    def body_buffer(self, nbytes: int) -> memoryview | None:
+        """Return shared memory for a large body, None where there is none."""
+
     def note_request(self) -> None:
         """A request was answered although we are draining: the leaving waits for quiet."""
 
@@ -265,7 +268,7 @@ class HttpConnection:
         self.since = self.host.now()
         self.waiting = "body"
         try:
-            sink = BodySink(self, length)
+            sink = BodySink(self, length, self.host.body_buffer(length))
         except MemoryError:
             self.fail(Unavailable(f"there is no memory for a body of {length} bytes", retry_after_s=1.0), close=True)
             return

@@ -25,6 +25,8 @@ from serving.state import GatewayLimits, GatewayState
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.5
+BACKLOG = 4096
+"""uvloop calls listen(2) again, with 100 if it is not told otherwise: a Unix socket refuses what does not fit."""
 LINGER_S = 5.0
 """How long a draining gateway leaves idle connections open, so that their next request still gets its answer."""
 QUIET_S = 0.4
@@ -116,9 +118,9 @@ class GatewayServer:
         assert host is not None
         listener.setblocking(False)
         if listener.family == socket.AF_UNIX:
-            server = await self._loop.create_unix_server(lambda: HttpConnection(host, True), sock=listener)  # type: ignore[arg-type, return-value]
+            server = await self._loop.create_unix_server(lambda: HttpConnection(host, True), sock=listener, backlog=BACKLOG)  # type: ignore[arg-type, return-value]
         else:
-            server = await self._loop.create_server(lambda: HttpConnection(host, False), sock=listener)  # type: ignore[arg-type, return-value]
+            server = await self._loop.create_server(lambda: HttpConnection(host, False), sock=listener, backlog=BACKLOG)  # type: ignore[arg-type, return-value]
         self._last_listener += 1
         self._servers[self._last_listener] = (server, listener.family == socket.AF_UNIX)
         return self._last_listener
@@ -203,6 +205,9 @@ class _Host:
 
     def now(self) -> float:
         return self._now
+
+    def body_buffer(self, nbytes: int) -> memoryview | None:
+        return self.service.body_buffer(nbytes)
 
     def note_request(self) -> None:
         self.last_request = self._loop.time()

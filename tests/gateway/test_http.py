@@ -34,6 +34,9 @@ class FakeHost:
     def now(self) -> float:
         return self.time
 
+    def body_buffer(self, nbytes: int) -> memoryview | None:
+        return None
+
     def note_request(self) -> None:
         self.noted += 1
 
