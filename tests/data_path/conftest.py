@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from .models import plan
-from .rig import DataPath
+from .rig import DataPath, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +29,4 @@ def gate(path: DataPath) -> Iterator[Path]:
     path.gate.touch()
     yield path.gate
     path.gate.unlink(missing_ok=True)
+    wait_for(lambda: path.open("gate") + path.open("narrow") == 0)

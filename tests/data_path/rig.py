@@ -144,6 +144,10 @@ class DataPath:
         for member in self.members:
             wait_for(member.server.ready)
 
+    def open_gate(self) -> None:
+        """Let the models `gate` and `narrow` answer."""
+        self.gate.unlink(missing_ok=True)
+
     def forget(self, host: ReplicaHost) -> None:
         """Stop a replica and take it out of what gateways are told."""
         self.replicas.remove(host)
@@ -173,7 +177,7 @@ class DataPath:
         return [fault for member in self.members for fault in member.faults]
 
     def close(self) -> None:
-        self.gate.unlink(missing_ok=True)
+        self.open_gate()
         for member in self.members:
             member.stop()
         for host in self.replicas:

@@ -74,13 +74,13 @@ ERRORS = [
     ("marked", "9", {}, "NOT_FOUND", "Request for unknown model: 'marked' version 9 is not found"),
     ("marked", "abc", {}, "INVALID_ARGUMENT", "failed to get model version from specified version string 'abc'"),
     ("marked", "", {"datatype": "FP99"}, "INVALID_ARGUMENT", "invalid datatype for input x"),
-    ("marked", "", {"datatype": "INT32"}, "INVALID_ARGUMENT", "inference input 'x' data-type is 'INT32', but model 'marked' expects 'FP32'"),
-    ("marked", "", {"shape": [1, 4]}, "INVALID_ARGUMENT", "unexpected shape for input 'x' for model 'marked'. Expected [-1,3], got [1,4]"),
+    ("marked", "", {"datatype": "INT32"}, "INVALID_ARGUMENT", "input 'x' data-type is 'INT32', but model 'marked' expects 'FP32'"),
+    ("marked", "", {"shape": [1, 4]}, "INVALID_ARGUMENT", "shape for input 'x' for model 'marked'. Expected [-1,3], got [1,4]"),
     ("marked", "", {"shape": [-1, 3]}, "INVALID_ARGUMENT", "unexpected shape for input"),
     ("marked", "", {"shape": [9, 3]}, "INVALID_ARGUMENT", "inference request batch-size must be <= 8 for 'marked'"),
     ("marked", "", {"name": "z"}, "INVALID_ARGUMENT", "unexpected inference input 'z' for model 'marked'"),
     ("marked", "", {"raws": []}, "INVALID_ARGUMENT", "unable to find data for input tensor 'x' for model 'marked' in request."),
-    ("marked", "", {"raws": [bytes(8)]}, "INVALID_ARGUMENT", "input byte size mismatch for input 'x' for model 'marked'. Expected 12, got 8"),
+    ("marked", "", {"raws": [bytes(8)]}, "INVALID_ARGUMENT", "byte size mismatch for input 'x' for model 'marked'. Expected 12, got 8"),
     ("marked", "", {"raws": [bytes(12), bytes(12)]}, "INVALID_ARGUMENT", "unexpected additional input data for model 'marked'"),
     ("marked", "", {"outputs": ["q"]}, "INVALID_ARGUMENT", "unexpected inference output 'q' for model 'marked'"),
     ("marked", "", {"parameter": "triton_x"}, "INVALID_ARGUMENT", "parameter keys starting with 'triton_' are reserved"),
@@ -158,7 +158,7 @@ async def test_a_deadline_ends_the_call_everywhere(path: DataPath, gate: Path) -
         assert failure.value.status() == "StatusCode.DEADLINE_EXCEEDED"
         assert 0.2 < time.monotonic() - started < 1.5
         await eventually(lambda: path.queued("gate") == 0)
-        gate.unlink()
+        path.open_gate()
         await running
 
 
@@ -183,7 +183,7 @@ async def test_a_cancelled_call_leaves_the_queue(path: DataPath, gate: Path) -> 
         for call in calls[:-1]:
             call.cancel()
         await eventually(lambda: path.open("gate") <= 2)
-        gate.unlink()
+        path.open_gate()
         outcomes = await asyncio.gather(*waits, return_exceptions=True)
         assert [isinstance(o, asyncio.CancelledError) for o in outcomes] == [True] * 49 + [False]
 
@@ -199,7 +199,7 @@ async def test_a_client_that_hangs_up_leaves_the_queue(path: DataPath, gate: Pat
         await channel.close()
         await eventually(lambda: path.queued("gate") == 0)
         await asyncio.gather(*waits, return_exceptions=True)
-        gate.unlink()
+        path.open_gate()
         await running
 
 

@@ -120,12 +120,12 @@ ERRORS = [
     ("marked", infer_json(shape=[1, -3]), 400, "Unable to parse 'shape'"),
     ("marked", infer_json(data=[1, 2]), 400, "hape does not match true shape"),
     ("marked", infer_json(datatype="FP99"), 400, "invalid datatype for input x"),
-    ("marked", infer_json(datatype="INT32"), 400, "inference input 'x' data-type is 'INT32', but model 'marked' expects 'FP32'"),
+    ("marked", infer_json(datatype="INT32"), 400, "input 'x' data-type is 'INT32', but model 'marked' expects 'FP32'"),
     (
         "marked",
         infer_json(shape=[1, 4], data=[1] * 4),
         400,
-        "unexpected shape for input 'x' for model 'marked'. Expected [-1,3], got [1,4]",
+        "shape for input 'x' for model 'marked'. Expected [-1,3], got [1,4]",
     ),
     ("marked", infer_json(shape=[9, 3], data=[1] * 27), 400, "inference request batch-size must be <= 8 for 'marked'"),
     ("marked", infer_json(name="z"), 400, "unexpected inference input 'z' for model 'marked'"),
@@ -147,9 +147,7 @@ def test_errors(path: DataPath, model: str, body: dict[str, object] | bytes, sta
         assert client.post("marked/infer", json=infer_json()).json()["outputs"][0]["data"] == [2, 4, 6]
 
 
-@pytest.mark.parametrize(
-    ("length", "text"), [("99999", "inference header size should be in range"), ("abc", "Unable to parse Inference-H")]
-)
+@pytest.mark.parametrize(("length", "text"), [("99999", "header size should be in range"), ("abc", "Unable to parse Inference-")])
 def test_lies_about_the_header(path: DataPath, length: str, text: str) -> None:
     headers = {"Inference-Header-Content-Length": length}
     answer = httpx.post(f"http://{path.rest}/v2/models/marked/infer", json=infer_json(), headers=headers)
@@ -181,7 +179,7 @@ async def test_a_full_queue_is_503_and_says_when_to_come_again(path: DataPath, g
         assert answer.status_code == 503
         assert "Exceeds maximum queue size" in answer.json()["error"]
         assert int(answer.headers["retry-after"]) >= 1
-        gate.unlink()
+        path.open_gate()
         assert {(await w).status_code for w in waiting} == {200}
 
 
@@ -192,6 +190,6 @@ async def test_the_time_out_of_a_request_ends_it_in_the_queue(path: DataPath, ga
         await eventually(lambda: (path.open("gate"), path.queued("gate")) == (1, 0))
         answer = await client.post("gate/infer", json={**body, "parameters": {"timeout": 50_000}})
         assert (answer.status_code, answer.json()["error"]) == (503, "Request timeout expired")
-        gate.unlink()
+        path.open_gate()
         assert (await first).status_code == 200
     await eventually(lambda: path.open("gate") == 0)

@@ -146,7 +146,7 @@ async def test_a_cancelled_stream_leaves_the_queue(path: DataPath, gate: Path) -
             await eventually(lambda: path.queued("gate") == 0)
             await asyncio.gather(sender, return_exceptions=True)
             await channel.close()
-        gate.unlink()
+        path.open_gate()
         await running
 
 
@@ -166,7 +166,7 @@ async def test_the_deadline_of_a_stream_empties_its_queue(path: DataPath, gate: 
         await eventually(lambda: path.queued("gate") == 30)
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await eventually(lambda: path.queued("gate") == 0)
-        gate.unlink()
+        path.open_gate()
         await running
 
 
