@@ -66,7 +66,7 @@ def up(
     file.write_text(boot.to_json())
     _write_secret(environment.token_file(boot))
     if target is not None:
-        (run_dir / "target.json").write_text(json.dumps(target.to_json()))
+        boot.target_file.write_text(json.dumps(target.to_json()))
     os.execve(sys.executable, [sys.executable, "-m", "serving.cluster", str(file)], environment.of(boot, os.environ))
 
 

@@ -1,8 +1,10 @@
 """Ray: places, starts, health-checks and replaces the engine's processes. The only room that imports it; no request passes here.
 
-__main__.py      the process that `serving up` becomes
+__main__.py session.py    the process that `serving up` becomes, and what a person sees of it
+engine.py        starts everything on Ray, waits until it answers, stops it
 boot.py environment.py    what that process is told, and its environment
 local_ray.py     starts a Ray of our own, or connects to one
+worker.py nursery.py preload.py           where its workers come from: forks of a process that has everything imported
 serve_api.py     every use of Ray Serve's private and alpha API
 ray_cluster.py   control.ports.Cluster with Ray Serve
 replica.py gateway.py edge.py office.py   the four deployments: shells around the rooms below

@@ -1,87 +1,67 @@
-"""The process that `serving up` becomes: `python -m serving.cluster BOOT.json`. Starts the engine, says when it answers, and ends it."""
+"""The process that `serving up` becomes: `python -m serving.cluster BOOT.json`. Starts Ray, then the engine on it, and ends both."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import signal
+import shutil
 import sys
-import time
+import threading
+from importlib import import_module
 from pathlib import Path
-from types import FrameType
-from typing import TextIO
 
 from serving import telemetry
-from serving.cluster.boot import Boot
-from serving.cluster.engine import Engine
-from serving.control.store import SqliteStore
-from serving.errors import InvalidArgument, ServingError
-from serving.plan import Target
+from serving.cluster import leftovers, local_ray
+from serving.cluster.boot import TAG, Boot
+from serving.cluster.preload import preloads
+from serving.cluster.session import Session
+from serving.errors import ServingError
 
-TARGET = "target.json"
-"""In the run directory: what the YAML files say; not there where the last revision is to run again."""
+ENGINE = "serving.cluster.engine"
+"""Imported by name, in a thread: it brings Serve and all our rooms with it, 2 s of CPU that pass while Ray starts."""
 
 
 def main(boot_file: str) -> int:
     boot = Boot.from_json(Path(boot_file).read_text())
+    session = Session(boot)
     telemetry.log_to_stderr(logging.WARNING)
     telemetry.prune(boot.logs)
-    engine = Engine(boot, lambda text: _say(boot, text))
-    _take_over(boot, engine)
-    _say(boot, "starting Ray" if not boot.ray_address else f"connecting to Ray at {boot.ray_address}")
+    ahead = threading.Thread(target=import_module, args=(ENGINE,))
+    ahead.start()
     try:
-        engine.start(_target(boot))
-        _take_over(boot, engine)  # ray.init has put its own in place
-        status = engine.wait()
-        if status is not None:
-            failed = status["failed"]
-            some = f" · {len(failed)} of {len(status['versions'])} versions failed: {', '.join(failed)}" if failed else ""
-            _say(boot, f"ready {boot.urls['rest']} {boot.urls['grpc']} control {boot.urls['control']}{some}", sys.stdout)
-            engine.watch()
-        _say(boot, "stopping")
+        _start_ray(session)
+        ahead.join()
+        ended: int = import_module(ENGINE).serve(session)
     except ServingError as error:
-        _say(boot, f"error: {error.message}")
-        return 1
+        session.say(f"error: {error.message}")
+        ended = 1
     finally:
-        engine.stop()
-    _say(boot, "stopped")
-    return 0
+        _end(boot)
+    session.say("stopped")
+    return ended
 
 
-def _target(boot: Boot) -> Target:
-    """Return what is to run, kept as a revision."""
-    store = SqliteStore(boot.database)
-    latest = store.latest()
-    file = Path(boot.run_dir) / TARGET
-    if file.exists():
-        target = Target.from_json(json.loads(file.read_text()))
-        if latest is None or latest.target != target:
-            store.append(target, "up", "files", time.time())
-    elif latest is None:
-        raise InvalidArgument(f"nothing to serve: no file was given, and {boot.state_dir} has no earlier revision")
+def _start_ray(session: Session) -> None:
+    boot = session.boot
+    session.listen()
+    if boot.ray_address:
+        session.say(f"connecting to Ray at {boot.ray_address}")
+        local_ray.connect(boot.ray_address)
     else:
-        target = latest.target
-    store.close()
-    return target
-
-
-def _take_over(boot: Boot, engine: Engine) -> None:
-    """Make signals and Ray's logs ours."""
+        session.say("starting Ray")
+        local_ray.start(Path(boot.run_dir), preloads(boot.target()))
+    session.listen()  # ray.init has put a handler of its own in place
     telemetry.log_to_file(boot.logs, "engine", logging.WARNING, ("ray", "ray.serve"))
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if engine.stop_asked.is_set():
-            engine.hurry.set()
-        engine.stop_asked.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    session.say("Ray is up")
 
 
-def _say(boot: Boot, text: str, out: TextIO = sys.stderr) -> None:
-    out.write(f"{time.monotonic() - boot.started:6.1f} s  {text}\n")
-    out.flush()
+def _end(boot: Boot) -> None:
+    """Leave no process and no file of this run behind, whatever has happened before."""
+    if not boot.ray_address:
+        local_ray.stop()
+        if left := leftovers.outlast(TAG, boot.engine, 3.0):
+            logging.getLogger(__name__).warning("%d processes had to be killed", len(left))
+    shutil.rmtree(boot.run_dir, ignore_errors=True)
 
 
 if __name__ == "__main__":

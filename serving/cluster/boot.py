@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from serving.plan import Target
+
 
 @dataclass(frozen=True, slots=True)
 class Boot:
@@ -37,6 +39,15 @@ class Boot:
     @classmethod
     def from_json(cls, text: str) -> Self:
         return cls(**json.loads(text))
+
+    def target(self) -> Target | None:
+        """Return what the files say that `up` was given; None where it was given none: then the last revision runs again."""
+        file = self.target_file
+        return Target.from_json(json.loads(file.read_text())) if file.exists() else None
+
+    @property
+    def target_file(self) -> Path:
+        return Path(self.run_dir) / "target.json"
 
     @property
     def database(self) -> Path:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving.cluster import leftovers, local_ray, serve_api
-from serving.cluster.boot import TAG, Boot
+from serving.cluster import local_ray, serve_api
+from serving.cluster.boot import Boot
 from serving.cluster.office import DOWN, Office
-from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster, preload
+from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
 from serving.cluster.serve_api import Application, ApplicationSeen
-from serving.errors import Internal, Unavailable
+from serving.cluster.session import Session
+from serving.control.store import SqliteStore
+from serving.errors import Internal, InvalidArgument, Unavailable
 from serving.plan import Target, key_of_app
 
 log = logging.getLogger(__name__)
@@ -27,29 +28,53 @@ WATCH_S = 0.5
 ANSWER_S = 5.0
 
 
-class Engine:
-    """`say(text)` is given a line for people at each step."""
+def serve(session: Session) -> int:
+    """Run one engine on the Ray that this process is connected to, until it is to stop; return the exit code."""
+    engine = Engine(session)
+    try:
+        engine.start(_target(session.boot))
+        status = engine.wait()
+        if status is not None:
+            failed = status["failed"]
+            some = f" · {len(failed)} of {len(status['versions'])} versions failed: {', '.join(failed)}" if failed else ""
+            urls = session.boot.urls
+            session.say(f"ready {urls['rest']} {urls['grpc']} control {urls['control']}{some}", sys.stdout)
+            engine.watch()
+        session.say("stopping")
+    finally:
+        engine.stop()
+    return 0
 
-    def __init__(self, boot: Boot, say: Callable[[str], None]) -> None:
-        self._boot = boot
-        self._say = say
-        self._own_ray = not boot.ray_address
-        self._started = False
-        self.stop_asked = threading.Event()
-        self.hurry = threading.Event()
-        """Set by the second request to stop: what drains is not waited for."""
+
+def _target(boot: Boot) -> Target:
+    """Return what is to run, kept as a revision. Raises InvalidArgument where there is nothing."""
+    store = SqliteStore(boot.database)
+    latest = store.latest()
+    target = boot.target()
+    if target is not None and (latest is None or latest.target != target):
+        store.append(target, "up", "files", time.time())
+    elif target is None and latest is None:
+        raise InvalidArgument(f"nothing to serve: no file was given, and {boot.state_dir} has no earlier revision")
+    elif target is None and latest is not None:
+        target = latest.target
+    store.close()
+    assert target is not None
+    return target
+
+
+class Engine:
+    """Everything that runs on Ray. Says at each step what has come up."""
+
+    def __init__(self, session: Session) -> None:
+        self._boot = session.boot
+        self._session = session
+        self._say = session.say
+        self._own_ray = not session.boot.ray_address
 
     def start(self, target: Target) -> None:
-        """Start Ray and everything that serves the target; waits for none of it. To be called in the main thread."""
-        boot = self._boot
-        self._started = True
-        if self._own_ray:
-            local_ray.start(Path(boot.run_dir), sorted({preload(d) for d in target.deployments} - {""}))
-        else:
-            local_ray.connect(boot.ray_address)
-        self._say("Ray is up" if self._own_ray else f"connected to Ray at {boot.ray_address}")
+        """Start everything that serves the target; waits for none of it."""
         serve_api.start()
-        cluster = RayCluster(boot)
+        cluster = RayCluster(self._boot)
         if not self._own_ray and (others := serve_api.applications().keys() & {CONTROLLER, GATEWAYS, EDGE}):
             raise Unavailable(f"another engine runs on this Ray (applications {', '.join(sorted(others))}); end it first")
         models = [cluster.model(d) for d in target.deployments if not cluster.shortage(d)]
@@ -75,7 +100,7 @@ class Engine:
         """
         office = None
         told: dict[str, str] = {}
-        while not self.stop_asked.wait(POLL_S):
+        while not self._session.stop_asked.wait(POLL_S):
             self.check()
             seen = serve_api.applications()
             for name in (EDGE, GATEWAYS, CONTROLLER):
@@ -98,7 +123,7 @@ class Engine:
     def watch(self) -> None:
         """Return when the engine is to stop. Raises Internal where Ray has ended by itself."""
         down = Path(self._boot.run_dir) / DOWN
-        while not self.stop_asked.wait(WATCH_S):
+        while not self._session.stop_asked.wait(WATCH_S):
             self.check()
             if down.exists():
                 return
@@ -109,15 +134,11 @@ class Engine:
             raise Internal("Ray has ended: one of its processes was killed or has failed")
 
     def stop(self) -> None:
-        """Drain the gateways, then the rest; end Ray; leave no process behind. Bounded, whatever has happened before."""
-        if self._started:
-            worker = threading.Thread(target=self._stop_gently, name="stop", daemon=True)
-            worker.start()
-            while worker.is_alive() and not self.hurry.is_set() and (not self._own_ray or local_ray.alive()):
-                worker.join(0.1)
-            if self._own_ray:
-                self._end_ray()
-        shutil.rmtree(self._boot.run_dir, ignore_errors=True)
+        """Drain the gateways, then the rest. Bounded, whatever has happened before; what is left then is the caller's to end."""
+        worker = threading.Thread(target=self._stop_gently, name="stop", daemon=True)
+        worker.start()
+        while worker.is_alive() and not self._session.hurry.is_set() and (not self._own_ray or local_ray.alive()):
+            worker.join(0.1)
 
     def _stop_gently(self) -> None:
         try:
@@ -136,18 +157,8 @@ class Engine:
         while serve_api.applications().keys() & set(names):
             if time.monotonic() > end:
                 raise Internal(f"{', '.join(names)} did not end in {DRAIN_S:g} s")
-            if self.hurry.wait(POLL_S):
+            if self._session.hurry.wait(POLL_S):
                 return
-
-    def _end_ray(self) -> None:
-        """End Ray and whatever it left; a process that a crash has orphaned is found by its tag."""
-        if local_ray.alive():
-            local_ray.stop()
-        end = time.monotonic() + 3.0
-        while leftovers.processes(TAG, self._boot.engine) and time.monotonic() < end:
-            time.sleep(0.05)
-        if left := leftovers.kill(TAG, self._boot.engine):
-            log.warning("%d processes had to be killed", len(left))
 
 
 def name_is_up(seen: dict[str, ApplicationSeen], name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -30,3 +31,11 @@ def kill(name: str, value: str) -> list[int]:
         except OSError:
             continue
     return left
+
+
+def outlast(name: str, value: str, patience_s: float) -> list[int]:
+    """Give the processes a moment to end by themselves, kill those that do not, and return them."""
+    end = time.monotonic() + patience_s
+    while processes(name, value) and time.monotonic() < end:
+        time.sleep(0.05)
+    return kill(name, value)

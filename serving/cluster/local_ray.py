@@ -78,10 +78,11 @@ def alive() -> bool:
 
 
 def stop() -> None:
-    """Disconnect, and end the Ray that `start` has started."""
+    """Disconnect, and end the Ray that `start` has started. Harmless where it has ended by itself."""
     for nursery in _LeanNode.nurseries:
         nursery.terminate()
-    ray.shutdown()
+    if alive():
+        ray.shutdown()
     for nursery in _LeanNode.nurseries:
         nursery.wait()
 

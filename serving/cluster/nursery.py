@@ -58,15 +58,12 @@ def main(preloads: list[str]) -> None:
 
 def _clear_up(engine: int, run_dir: Path) -> None:
     """End the processes of an engine that was killed, after a moment in which most end by themselves."""
-    tag = os.environ[TAG]
     end = time.monotonic() + CLEAR_UP_S
     while os.getppid() == engine:  # its threads die one after another; or it lives, and only Ray has ended
         if time.monotonic() > end:
             return
         time.sleep(0.05)
-    while leftovers.processes(TAG, tag) and time.monotonic() < end:
-        time.sleep(0.1)
-    leftovers.kill(TAG, tag)
+    leftovers.outlast(TAG, os.environ[TAG], CLEAR_UP_S)
     shutil.rmtree(run_dir, ignore_errors=True)
 
 

@@ -13,26 +13,18 @@ from serving.cluster.environment import THREAD_VARIABLES
 from serving.cluster.gateway import DRAIN_S as GATEWAY_DRAIN_S
 from serving.cluster.gateway import MODEL, Gateway
 from serving.cluster.placement import shortage
+from serving.cluster.preload import preload
 from serving.cluster.replica import DRAIN_S, Replica
 from serving.cluster.serve_api import Application
 from serving.cluster.worker import PRELOAD
 from serving.control.ports import Acknowledged, Seen, VersionSeen
 from serving.hosting import HostPlan
-from serving.models.registry import RUNTIMES
 from serving.plan import DeploymentTarget, EngineSettings, app_name, code_version, key_of_app
 from serving.state import GatewayState
 
 GATEWAYS, EDGE, CONTROLLER = "gateways", "edge", "controller"
 PUBLISH_S = 5.0
 NODES_S = 5.0
-
-
-def preload(deployment: DeploymentTarget) -> str:
-    """Return the modules that its replicas have to have imported, for the nursery; "" where those of every worker are enough."""
-    if deployment.plan.runtime != "torch":
-        return ""
-    exported = deployment.plan.artefact.endswith(".pt2")
-    return ",".join([RUNTIMES["torch"], *(["torch.export.pt2_archive._package"] if exported else [])])
 
 
 class RayCluster:
