@@ -26,7 +26,7 @@ _SLOWEST_RETRY_S = 0.5
 
 
 class Adopt(NamedTuple):
-    """Accept on this TCP listener too; it is the receiver's to close."""
+    """Accept on this listener too; it is the receiver's to close. TCP; a Unix one only when the slot's own path had to be made anew."""
 
     number: int
     listener: socket.socket
@@ -98,8 +98,12 @@ class SlotClaim:
             self._lane.send({"report": samples})
 
     def draining(self) -> None:
-        """Tell the keeper that this gateway takes no new traffic; it moves the TCP listeners to others at once."""
+        """Tell the keeper that this gateway takes no new traffic; it moves the TCP listeners to others at once.
+
+        From here on no Adopt comes out of the iteration, not even one that was on its way.
+        """
         self._draining = True
+        self._drop_changes()
         if self._lane is not None:
             self._lane.send({"draining": True})
 
@@ -115,11 +119,14 @@ class SlotClaim:
         for held in self._tcp.values():
             held.close()
         self._tcp.clear()
+        self._drop_changes()
+        self._changes.put_nowait(None)
+
+    def _drop_changes(self) -> None:
         while not self._changes.empty():
             change = self._changes.get_nowait()
             if isinstance(change, Adopt):
                 change.listener.close()
-        self._changes.put_nowait(None)
 
     async def _connect(self, hello: Message, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
@@ -144,25 +151,38 @@ class SlotClaim:
 
     def _receive(self, message: Message, sockets: list[socket.socket]) -> None:
         if "slot" in message:
-            self.slot = int(message["slot"])
-            if sockets:
-                self.listeners = sockets
-            for listener in sockets:
-                if listener.family != socket.AF_UNIX:
-                    self._tcp[self.slot] = listener.dup()
+            if self.slot < 0:
+                self.slot, self.listeners = int(message["slot"]), sockets
+                for listener in sockets:
+                    if listener.family != socket.AF_UNIX:
+                        self._hold(self.slot, listener)
+            else:
+                # the path of our Unix socket had gone: this one is bound there anew
+                for listener in sockets:
+                    self._changes.put_nowait(Adopt(self.slot, listener))
             self._settle(None)
         elif "error" in message:
             self._settle(Unavailable(str(message["error"])))
         elif "adopt" in message and sockets:
             number = int(message["adopt"])
-            self._tcp[number] = sockets[0].dup()
-            self._changes.put_nowait(Adopt(number, sockets[0]))
+            self._hold(number, sockets[0])
+            if self._draining:
+                sockets[0].close()
+            else:
+                self._changes.put_nowait(Adopt(number, sockets[0]))
         elif "release" in message:
             number = int(message["release"])
-            held = self._tcp.pop(number, None)
-            if held is not None:
-                held.close()
+            self._let_go(number)
             self._changes.put_nowait(Release(number))
+
+    def _hold(self, number: int, listener: socket.socket) -> None:
+        self._let_go(number)
+        self._tcp[number] = listener.dup()
+
+    def _let_go(self, number: int) -> None:
+        held = self._tcp.pop(number, None)
+        if held is not None:
+            held.close()
 
     def _settle(self, error: Exception | None) -> None:
         if self._granted is None or self._granted.done():

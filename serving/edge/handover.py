@@ -24,6 +24,7 @@ from serving.errors import ServingError
 _log = logging.getLogger(__name__)
 HTTP_FLAG = "--http-port"
 _LATE_CHECK_S = 0.5
+_PROBE_S = 0.05
 
 
 class Member(NamedTuple):
@@ -55,7 +56,7 @@ class Handover:
 
     async def start(self) -> None:
         """Listen on `edge.sock`, take back what live gateways hold, open the rest. Raises Unavailable when the REST port is taken."""
-        self._find_living()
+        crashed = self._find_living()
         self._server = open_unix(self._config.path(EDGE_SOCKET))
         asyncio.get_running_loop().add_reader(self._server.fileno(), self._accept)
         if self._awaited:
@@ -64,8 +65,8 @@ class Handover:
                 await asyncio.wait_for(self._reclaimed.wait(), self._config.reclaim_s)
             except TimeoutError:
                 _log.warning("no gateway spoke for slots %s within %g s", sorted(self._awaited), self._config.reclaim_s)
-        if not any(self._tcp) and self._owns_rest:
-            probe(self._config.host, self._config.http_port, HTTP_FLAG)
+        if self._owns_rest:
+            await self._probe(crashed)
         self._opened.set()
         if self._awaited:
             self._late = asyncio.create_task(self._await_late())
@@ -105,13 +106,27 @@ class Handover:
             for slot, member in held
         ]
 
-    def _find_living(self) -> None:
+    async def _probe(self, crashed: bool) -> None:
+        """Raise Unavailable when somebody else has the REST port. After a crash it may still be a gateway that has not spoken yet."""
+        deadline = asyncio.get_running_loop().time() + (self._config.reclaim_s if crashed else 0.0)
+        while not any(self._tcp):
+            try:
+                probe(self._config.host, self._config.http_port, HTTP_FLAG)
+                return
+            except ServingError:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+            await asyncio.sleep(_PROBE_S)
+
+    def _find_living(self) -> bool:
+        """Note which gateways outlived the keeper before; return True when that one left without a word."""
         for slot in range(self._config.slots):
             path = self._config.gateway_path(slot)
             if answers(path):
                 self._awaited.add(slot)
             else:
                 Path(path).unlink(missing_ok=True)
+        return Path(self._config.path(EDGE_SOCKET)).exists()
 
     async def _await_late(self) -> None:
         """Open what is missing once every gateway of the keeper before has spoken or gone.

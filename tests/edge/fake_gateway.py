@@ -114,55 +114,69 @@ class FakeGateway:
         self.draining = self.closed = False
         self.requests = self.hanging = self.hung_up = 0
         self.connections: set[Connection] = set()
-        self.servers: dict[int, asyncio.Server] = {}
+        self.servers: dict[int, socket.socket] = {}
+        self.arriving: set[asyncio.Task[object]] = set()
         self.seen: list[str] = []
 
     async def start(self) -> FakeGateway:
         self.claim = await SlotClaim.claim(self.run_dir, self.name, timeout_s=10)
         for listener in self.claim.listeners:
-            await self.listen(-1 if listener.family == socket.AF_UNIX else self.claim.slot, listener)
+            self.listen(self.claim.slot, listener)
         self.following = asyncio.create_task(self.follow())
         return self
 
-    async def listen(self, number: int, listener: socket.socket) -> None:
-        serve = (
-            asyncio.get_running_loop().create_unix_server if listener.family == socket.AF_UNIX else asyncio.get_running_loop().create_server
-        )
-        self.servers[number] = await serve(lambda: Connection(self), sock=listener, backlog=4096)
+    def listen(self, number: int, listener: socket.socket) -> None:
+        number = -1 if listener.family == socket.AF_UNIX else number
+        self.unlisten(number)
+        self.servers[number] = listener
+        # not create_server: that of asyncio loses a connection that it accepted in the turn in which it is closed
+        asyncio.get_running_loop().add_reader(listener.fileno(), self.accept, listener)
+
+    def unlisten(self, number: int) -> None:
+        listener = self.servers.pop(number, None)
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+            listener.close()
+
+    def accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except OSError:
+            return  # another gateway was faster
+        accepted.setblocking(False)
+        task = asyncio.create_task(asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(self), accepted))
+        self.arriving.add(task)
+        task.add_done_callback(self.arriving.discard)
 
     async def follow(self) -> None:
         async for change in self.claim:
             self.seen.append(f"{type(change).__name__.lower()} {change.number}")
             if isinstance(change, Adopt):
-                await self.listen(change.number, change.listener)
-            elif change.number in self.servers:
-                self.servers.pop(change.number).close()
+                self.listen(change.number, change.listener)
+            else:
+                self.unlisten(change.number)
 
     async def drain(self, checks_s: float = 1.0) -> None:
         """Hand over new connections, fail the health check, answer what is here, leave."""
         self.draining = True
         self.claim.draining()
         for number in [n for n in self.servers if n >= 0]:
-            self.servers.pop(number).close()
+            self.unlisten(number)
         # the edge needs one round of checks to stop using the connections it has to us
         await asyncio.sleep(checks_s)
-        while any(c.busy for c in self.connections):
+        while self.arriving or any(c.busy for c in self.connections):
             await asyncio.sleep(0.01)
         await self.close()
 
     async def close(self) -> None:
         self.closed = True
-        self.stop_listening()
+        for number in list(self.servers):
+            self.unlisten(number)
         self.claim.close()
         await self.following
-        self.stop_listening()
+        await asyncio.gather(*self.arriving)
         for connection in list(self.connections):
             connection.transport.close()
-
-    def stop_listening(self) -> None:
-        for server in self.servers.values():
-            server.close()
-        self.servers.clear()
 
 
 async def main(run_dir: str, name: str) -> None:

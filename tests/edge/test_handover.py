@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.edge import SlotClaim
+from serving.edge import Adopt, SlotClaim
 from serving.edge.listeners import open_unix
 from serving.errors import Unavailable
 
@@ -246,6 +247,30 @@ async def test_a_new_keeper_takes_the_listeners_back_and_nothing_is_lost(edge: E
 def count_listening(port: int) -> int:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[3] == "0A" and int(row[1].split(":")[1], 16) == port for row in rows)
+
+
+async def test_a_gateway_whose_path_was_removed_meanwhile_is_reached_by_a_new_one(edge: Edge) -> None:
+    keeper = await edge.keeper_process()
+    gateway = await edge.gateway("a")
+    keeper.kill()
+    await asyncio.to_thread(keeper.wait)
+    before = gateway.servers[-1]
+    os.unlink(edge.config.gateway_path(0))
+    await edge.start()
+    await eventually(lambda: gateway.servers[-1] is not before)
+    await edge.up(1)
+
+
+async def test_a_draining_gateway_is_handed_nothing_more(edge: Edge) -> None:
+    await edge.start(edge="off")
+    claim = await SlotClaim.claim(edge.config.run_dir, "a")
+    claim.draining()
+    other = await edge.gateway("b")
+    await eventually(lambda: len(other.servers) == 13)
+    for listener in claim.listeners:
+        listener.close()
+    claim.close()
+    assert [type(change).__name__ async for change in claim if isinstance(change, Adopt)] == []
 
 
 async def test_a_gateway_that_drains_while_the_keeper_is_away_gets_nothing_back(edge: Edge) -> None:
