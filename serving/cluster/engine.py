@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 DRAIN_S = 35.0
 """Longest wait for gateways, and once more for replicas, to answer what they have."""
 POLL_S = 0.1
-WATCH_S = 0.5
+WATCH_S = 1.0
 ANSWER_S = 5.0
 
 

@@ -1,4 +1,4 @@
-"""Every use that we make of Ray Serve's private and alpha API, in one file; tests/cluster/test_serve_api.py holds it to its word.
+"""Every use that we make of Ray Serve's private and alpha API, in one file; tests/cluster/test_engine.py holds it to its word.
 
 An application here has one deployment and no HTTP route. Its code version decides what a new `deploy` of it does: the same version
 restarts nothing (number of replicas and user_config change in place), another one rolls the replicas over.

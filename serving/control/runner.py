@@ -1,4 +1,4 @@
-"""Runner: turns a Controller in a thread of its own, often while something changes and once a second otherwise."""
+"""Runner: turns a Controller in a thread of its own, often while something changes and every two seconds otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.plan import Target
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 1.0
+IDLE_S = 2.0
 BUSY_S = 0.1
 TROUBLED_S = 2.0
 
