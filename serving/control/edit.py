@@ -5,23 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 from serving.errors import NotFound
-from serving.plan import EngineSettings, Target
+from serving.plan import Target
 from serving.routing import RouteTable
 
 
 def merged(current: Target, new: Target) -> Target:
     """Return `current` with the models of `new` in place of those of the same name; other models stay.
 
-    Settings of the engine are taken from `new` where it says any that is not the default.
+    Settings of the engine are taken from `new` where its files state them.
     """
     names = new.routes.routes.keys()
     kept = tuple(d for d in current.deployments if d.plan.model not in names)
     words = {k: v for k, v in current.descriptions.items() if k.split("/")[0] not in names}
     return Target(
-        current.settings if new.settings == EngineSettings() else new.settings,
+        replace(current.settings, **{name: getattr(new.settings, name) for name in new.given}),
         kept + new.deployments,
         RouteTable(0, {**current.routes.routes, **new.routes.routes}),
         words | new.descriptions,
+        current.given | new.given,
     )
 
 

@@ -80,12 +80,14 @@ class Target:
 
     routes        at revision 0: the controller numbers what it publishes
     descriptions  words for people, by model name ("mlp") and by version key ("mlp/2")
+    given         settings that the files state, by name: applying the target changes these and leaves the others
     """
 
     settings: EngineSettings = field(default_factory=EngineSettings)
     deployments: tuple[DeploymentTarget, ...] = ()
     routes: RouteTable = field(default_factory=RouteTable)
     descriptions: dict[str, str] = field(default_factory=dict)
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,6 +95,7 @@ class Target:
             "deployments": [d.to_json() for d in self.deployments],
             "routes": self.routes.to_json(),
             "descriptions": dict(self.descriptions),
+            "given": sorted(self.given),
         }
 
     @classmethod
@@ -102,4 +105,5 @@ class Target:
             tuple(DeploymentTarget.from_json(d) for d in value["deployments"]),
             RouteTable.from_json(value["routes"]),
             dict(value["descriptions"]),
+            frozenset(value.get("given", ())),
         )

@@ -62,7 +62,8 @@ def parse(sources: Sequence[Source]) -> Target:
                 except OSError as error:
                     at = (*settled.at, "artefact")
                     raise InvalidSpec([file.document.problem(at, f"{dotted(at)}: cannot be read: {error.strerror}")]) from None
-    return Target(lower.settings(engine), tuple(deployments), RouteTable(0, routes), descriptions)
+    given = frozenset(engine.model_fields_set - {"models"})
+    return Target(lower.settings(engine), tuple(deployments), RouteTable(0, routes), descriptions, given)
 
 
 def _read(path: Path) -> Source:

@@ -21,10 +21,14 @@ def test_applied_models_take_the_place_of_those_of_the_same_name() -> None:
     assert both.descriptions == {"mlp": "new", "echo": "stays"}
 
 
-@pytest.mark.parametrize(("said", "kept"), [(EngineSettings(), 2), (EngineSettings(gateways=3), 3)])
-def test_settings_stay_where_the_new_files_say_none(said: EngineSettings, kept: int) -> None:
-    now = target("mlp/1", gateways=2)
-    assert merged(now, replace(target("echo/1"), settings=said)).settings.gateways == kept
+@pytest.mark.parametrize(
+    ("said", "given", "gateways"),
+    [(EngineSettings(), set(), 2), (EngineSettings(gateways=3), {"gateways"}, 3), (EngineSettings(gateways=1), {"gateways"}, 1)],
+)
+def test_settings_change_where_the_new_files_state_them(said: EngineSettings, given: set[str], gateways: int) -> None:
+    now = replace(target("mlp/1", gateways=2), given=frozenset({"gateways"}))
+    then = merged(now, replace(target("echo/1"), settings=replace(said, server_name="unsaid"), given=frozenset(given)))
+    assert (then.settings.gateways, then.settings.server_name) == (gateways, "serving")
 
 
 def test_a_model_goes_with_its_versions_routes_and_words() -> None:
