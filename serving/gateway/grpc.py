@@ -138,7 +138,9 @@ class GrpcApi:
 
     def _open_infer_stream(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
         _behind_the_edge(connection)
-        InferStream(self._service, self._split, connection, head, self._streams)
+        stream = InferStream(self._service, self._split, connection, head, self._streams)
+        if connection.host.draining:
+            stream.drain()
 
     def _open_watch(self, connection: HttpConnection, head: Head, body: Buffer) -> None:
         _behind_the_edge(connection)

@@ -45,6 +45,9 @@ class GatewayServer:
         self._loop = uvloop.new_event_loop()
         self._servers: dict[int, tuple[asyncio.AbstractServer, bool]] = {}
         self._last_listener = 0
+        self._closed = False
+        """Accepts nothing any more."""
+        self._stopped = False
         self._host: _Host | None = None
         self._thread = threading.Thread(target=self._run, name=f"gateway-{name}", daemon=True)
 
@@ -54,7 +57,7 @@ class GatewayServer:
         self._call(self._begin(listeners))
 
     def listen(self, listener: socket.socket) -> int:
-        """Accept on one more listener; returns a number for `unlisten`."""
+        """Accept on one more listener; returns a number for `unlisten`. A gateway that leaves closes it instead and returns 0."""
         return int(self._call(self._listen(listener)))
 
     def unlisten(self, number: int) -> None:
@@ -92,6 +95,7 @@ class GatewayServer:
         """Close everything at once and end the thread."""
         if self._thread.is_alive():
             self._call(self._close())
+            self._stopped = True
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5.0)
 
@@ -104,6 +108,9 @@ class GatewayServer:
         self._loop.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float = 30.0) -> Any:
+        if self._stopped:
+            coroutine.close()
+            raise Unavailable(f"gateway {self.name} has stopped")
         future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return future.result(timeout_s)
 
@@ -116,6 +123,9 @@ class GatewayServer:
     async def _listen(self, listener: socket.socket) -> int:
         host = self._host
         assert host is not None
+        if host.draining or self._closed:
+            listener.close()
+            return 0
         listener.setblocking(False)
         if listener.family == socket.AF_UNIX:
             server = await self._loop.create_unix_server(lambda: HttpConnection(host, True), sock=listener, backlog=BACKLOG)  # type: ignore[arg-type, return-value]
@@ -170,6 +180,7 @@ class GatewayServer:
 
     async def _close(self) -> None:
         """Close what is open. Answers that have been given leave first; what is not answered is lost."""
+        self._closed = True
         for number in list(self._servers):
             await self._unlisten(number)
         if self._host is not None:

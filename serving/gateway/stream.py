@@ -30,7 +30,7 @@ from serving.protocol.status import grpc_status
 MAX_PENDING = 256
 MAX_PENDING_BYTES = 64 << 20
 DRAIN_S = 1.0
-"""A stream that is never without a request under way takes new ones for this long after its gateway has begun to leave."""
+"""How long a stream may go on after its gateway has begun to leave: one that is never without a request under way, or that has had none."""
 START = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
 )
@@ -110,6 +110,8 @@ class InferStream(_Open):
         self._pending: deque[_Slot] = deque()
         self._pending_bytes = 0
         self._ended = False
+        self._used = False
+        """Has had a request."""
         self._draining = False
         self._closed = False
         """Takes no more requests: its gateway is leaving."""
@@ -155,18 +157,19 @@ class InferStream(_Open):
         self._flush()
 
     def drain(self) -> None:
-        """Answer what has been asked, then end with UNAVAILABLE."""
+        """Answer what has been asked, then end with UNAVAILABLE. Also to be called for a stream that opens while its gateway leaves."""
         self._draining = True
         self._after(DRAIN_S, self._take_no_more)
         self._flush()
 
     def _take_no_more(self) -> None:
         self._closed = True
-        self._read_on()
+        self._flush()
 
     # One request
 
     def _take(self, message: Buffer) -> None:
+        self._used = True
         slot = _Slot(self, len(message))
         self._pending.append(slot)
         self._pending_bytes += slot.nbytes
@@ -212,7 +215,7 @@ class InferStream(_Open):
             return
         if not pending and self._ended:
             self.end()
-        elif not pending and self._draining:
+        elif not pending and self._draining and (self._used or self._closed):
             self.end(Unavailable(STOPPING))
         else:
             self._read_on()

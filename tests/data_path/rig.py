@@ -55,10 +55,13 @@ class Member:
         self._adopted: dict[int, int] = {}
         self.server.start([])
         self.server._loop.call_soon_threadsafe(self.server._loop.set_exception_handler, lambda loop, fault: self.faults.append(fault))
-        self.claim: SlotClaim = path.do(SlotClaim.claim(path.run_dir, name))
+
+    def open(self) -> None:
+        """Take a slot and accept. Not before the replicas are known: from now on clients come."""
+        self.claim: SlotClaim = self._path.do(SlotClaim.claim(self._path.run_dir, self.name))
         for listener in self.claim.listeners:
             self.server.listen(listener)
-        self._following = path.start(self._follow())
+        self._path.start(self._follow())
 
     async def _follow(self) -> None:
         async for change in self.claim:
@@ -122,7 +125,7 @@ class DataPath:
         member = Member(self, name)
         self.members.append(member)
         self.tell()
-        wait_for(member.server.ready)
+        member.open()
         wait_for(lambda: self.servers()[member.claim.slot] == "UP L7OK")
         return member
 

@@ -1,0 +1,140 @@
+"""Gateways leave and others take their place, and no request fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2_grpc
+
+from .load import Load, rest_request
+from .models import plan
+from .rig import DataPath, Member, eventually
+from .test_grpc import GATE, request
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[DataPath]:
+    """A node with a replica; gateways come and go."""
+    path = DataPath()
+    try:
+        path.replica(plan(tmp_path, path.gate), "r1")
+        yield path
+        assert path.faults() == []
+    finally:
+        path.close()
+
+
+async def leave(node: DataPath, member: Member) -> float:
+    """Drain it; return how long it took."""
+    started = time.monotonic()
+    await asyncio.to_thread(member.drain)
+    node.members.remove(member)
+    assert member.faults == []
+    return time.monotonic() - started
+
+
+async def test_gateways_are_replaced_under_load_and_nothing_fails(node: DataPath) -> None:
+    a = await asyncio.to_thread(node.gateway, "a")
+    b = await asyncio.to_thread(node.gateway, "b")
+    load = Load(node).start()
+    await eventually(lambda: len(load.done) == 4)
+    await load.more()
+    took = [await leave(node, a)]
+    await load.more()
+    c = await asyncio.to_thread(node.gateway, "c")
+    assert c.claim.slot == a.claim.slot
+    await load.more()
+    took.append(await leave(node, b))
+    await load.more()
+    await asyncio.to_thread(node.gateway, "d")
+    await load.more()
+    await load.stop()
+    assert load.failed == []
+    # nobody has to be waited for: all clients are busy, so each hears with its next answer that it must go
+    assert max(took) < 4
+    assert load.ended_streams
+    assert {status for _, status in load.ended_streams} == {"UNAVAILABLE"}
+
+
+async def test_a_successor_comes_first_and_then_the_only_gateway_leaves(node: DataPath) -> None:
+    a = await asyncio.to_thread(node.gateway, "a")
+    load = Load(node).start()
+    await eventually(lambda: len(load.done) == 4)
+    await load.more()
+    await asyncio.to_thread(node.gateway, "b")
+    await leave(node, a)
+    await load.more()
+    await load.stop()
+    assert load.failed == []
+
+
+async def test_new_rest_connections_wait_while_there_is_no_gateway(node: DataPath) -> None:
+    a = await asyncio.to_thread(node.gateway, "a")
+    load = Load(node).start(unary=0, streams=0)
+    await load.more()
+    await leave(node, a)
+    await asyncio.to_thread(node.gateway, "b")
+    await load.more()
+    await load.stop()
+    assert load.failed == []
+
+
+async def test_a_stream_gets_all_its_answers_and_then_the_reason(node: DataPath) -> None:
+    a = await asyncio.to_thread(node.gateway, "a")
+    node.gate.touch()
+    async with grpc.aio.insecure_channel(node.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        call = stub.ModelStreamInfer()
+        for _ in range(20):
+            await call.write(GATE)
+        idle = stub.ModelStreamInfer()
+        await idle.write(request("echo_fp32", np.ones((1, 1))))
+        await idle.read()
+        unary = asyncio.ensure_future(stub.ModelInfer(GATE))
+        await eventually(lambda: node.open("gate") == 21)
+        leaving = asyncio.create_task(leave(node, a))
+        # an idle stream ends at once, one with requests under way when they are answered
+        assert await asyncio.wait_for(idle.code(), 5) is grpc.StatusCode.UNAVAILABLE
+        assert not call.done()
+        node.open_gate()
+        for _ in range(20):
+            answer = await asyncio.wait_for(call.read(), 5)
+            assert not answer.error_message
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        assert "Server is stopping" in str(await call.details())
+        assert (await unary).raw_output_contents
+        assert await leaving < 8
+
+
+async def test_an_idle_rest_connection_is_kept_a_while_and_a_body_on_its_way_is_waited_for(node: DataPath) -> None:
+    a = await asyncio.to_thread(node.gateway, "a")
+    address = node.rest.split(":")
+    idle, idle_out = await asyncio.open_connection(*address)
+    idle_out.write(rest_request(1))
+    await idle.readuntil(b"\r\n\r\n")
+    half, half_out = await asyncio.open_connection(*address)
+    whole = rest_request(2)
+    half_out.write(whole[:-10])
+    host = a.server._host
+    assert host is not None
+    await eventually(lambda: any(c.waiting == "body" for c in host.connections))
+    leaving = asyncio.create_task(leave(node, a))
+    await eventually(lambda: host.draining)
+    await asyncio.to_thread(node.gateway, "b")
+    idle_out.write(rest_request(3))
+    assert b"Connection: close" in await asyncio.wait_for(idle.read(-1), 5)
+    assert not leaving.done()
+    half_out.write(whole[-10:])
+    assert (await asyncio.wait_for(half.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200 OK")
+    assert await leaving < 8
+    idle_out.close()
+    half_out.close()

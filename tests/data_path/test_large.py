@@ -1,0 +1,155 @@
+"""Large tensors both ways, and what they do to others: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as tgrpc
+import tritonclient.http as thttp
+
+from serving.state import GatewayLimits
+
+from .rig import DataPath
+
+MB = 1 << 20
+
+
+def tensor(kind: object, mbytes: int, seed: int) -> tuple[np.ndarray, object]:
+    value = np.full((4, mbytes * MB // 16), seed, np.float32)
+    value[:, ::1000] = np.arange(len(value[0, ::1000]))
+    x = kind.InferInput("x", value.shape, "FP32")  # type: ignore[attr-defined]
+    x.set_data_from_numpy(value)
+    return value, x
+
+
+@pytest.mark.parametrize("kind", [thttp, tgrpc], ids=["rest", "grpc"])
+def test_64_megabytes_both_ways(path: DataPath, kind: object) -> None:
+    value, x = tensor(kind, 64, 1)
+    with kind.InferenceServerClient(path.rest if kind is thttp else path.grpc) as client:  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(client.infer("echo_fp32", [x]).as_numpy("y"), value)
+
+
+def test_16_megabytes_beside_small_calls(path: DataPath) -> None:
+    def large(kind: object, address: str, seed: int) -> None:
+        value, x = tensor(kind, 16, seed)
+        with kind.InferenceServerClient(address) as client:  # type: ignore[attr-defined]
+            for _ in range(3):
+                np.testing.assert_array_equal(client.infer("echo_fp32", [x]).as_numpy("y"), value)
+
+    def small(kind: object, address: str, seed: int) -> float:
+        slowest = 0.0
+        value = np.full((1, 4), seed, np.float32)
+        x = kind.InferInput("x", value.shape, "FP32")  # type: ignore[attr-defined]
+        x.set_data_from_numpy(value)
+        with kind.InferenceServerClient(address) as client:  # type: ignore[attr-defined]
+            for _ in range(100):
+                started = time.monotonic()
+                np.testing.assert_array_equal(client.infer("echo_fp32", [x]).as_numpy("y"), value)
+                slowest = max(slowest, time.monotonic() - started)
+        return slowest
+
+    both = [(thttp, path.rest), (tgrpc, path.grpc)]
+    with ThreadPoolExecutor(8) as pool:
+        heavy = [pool.submit(large, *which, seed) for seed, which in enumerate(both * 2)]
+        light = [pool.submit(small, *which, seed) for seed, which in enumerate(both * 2)]
+        for job in heavy:
+            job.result()
+        assert max(job.result() for job in light) < 3.0
+
+
+@pytest.fixture
+def limited(path: DataPath) -> object:
+    """Gateways with bounds that a test can reach."""
+    path.limits = replace(GatewayLimits(), max_body_bytes=MB, max_json_bytes=10_000, max_inflight_bytes=4 * MB)
+    path.tell()
+    yield path
+    path.limits = GatewayLimits()
+    path.tell()
+
+
+def test_a_body_over_the_limit_is_refused_in_so_many_words(limited: DataPath) -> None:
+    """Also to a client that sends it all before it reads: it must not be reset instead."""
+    _, x = tensor(thttp, 8, 1)
+    with thttp.InferenceServerClient(limited.rest) as client:
+        for _ in range(5):
+            with pytest.raises(thttp.InferenceServerException, match="exceeds the maximum allowed size of 1048576 bytes") as failure:
+                client.infer("echo_fp32", [x])
+            assert failure.value.status() == "413"
+    _, y = tensor(tgrpc, 8, 1)
+    with tgrpc.InferenceServerClient(limited.grpc) as rpc:
+        for _ in range(5):
+            with pytest.raises(tgrpc.InferenceServerException, match="exceeds the maximum allowed size of 1048576 bytes") as status:
+                rpc.infer("echo_fp32", [y])
+            assert status.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+
+
+def test_a_chunked_body_over_the_limit(limited: DataPath) -> None:
+    def chunks() -> object:
+        for _ in range(100):
+            yield bytes(MB // 10)
+
+    answer = httpx.post(f"http://{limited.rest}/v2/models/echo_fp32/infer", content=chunks())  # type: ignore[arg-type]
+    assert answer.status_code == 413
+    assert "exceeds the maximum allowed size" in answer.json()["error"]
+
+
+def test_a_compressed_bomb_is_refused(limited: DataPath) -> None:
+    value = np.zeros((4, MB), np.float32)
+    with thttp.InferenceServerClient(limited.rest) as client:
+        x = thttp.InferInput("x", value.shape, "FP32")
+        x.set_data_from_numpy(value)
+        with pytest.raises(thttp.InferenceServerException, match="Decompressed data size exceeds the maximum allowed value"):
+            client.infer("echo_fp32", [x], request_compression_algorithm="gzip")
+
+
+async def test_bodies_that_never_end_cost_what_they_sent(limited: DataPath) -> None:
+    """Announcing is free; what has come is counted, and bounded over all connections."""
+    head = b"POST /v2/models/echo_fp32/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % MB
+    members = [m.server._host for m in limited.members if m.server._host is not None]
+    writers = []
+    refused = b""
+    for _ in range(24):
+        reader, writer = await asyncio.open_connection(*limited.rest.split(":"))
+        writers.append(writer)
+        writer.write(head + bytes(MB - 100_000))
+        await writer.drain()
+        try:
+            async with asyncio.timeout(0.1):
+                refused = await reader.readuntil(b"\r\n\r\n")
+                break
+        except TimeoutError:
+            continue
+    assert b"503 Service Unavailable" in refused
+    assert all(host.arriving_bytes <= limited.limits.max_inflight_bytes + MB for host in members)
+    for writer in writers:
+        writer.close()
+    async with asyncio.timeout(5):
+        while any(host.arriving_bytes for host in members):
+            await asyncio.sleep(0.005)
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"http://{limited.rest}/v2/health/live")).status_code == 200
+
+
+def test_a_gigabyte_that_is_only_announced_costs_nothing(path: DataPath) -> None:
+    def resident() -> int:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) >> 10 for line in status if line.startswith("VmRSS"))
+
+    before = resident()
+    clients = []
+    for _ in range(8):
+        sock = socket.create_connection(("127.0.0.1", path.config.http_port))
+        sock.sendall(b"POST /v2/models/echo_fp32/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n" + bytes(1000))
+        clients.append(sock)
+    with thttp.InferenceServerClient(path.rest) as client:
+        assert client.is_server_live()
+    assert resident() - before < 200
+    for sock in clients:
+        sock.close()
