@@ -8,11 +8,12 @@ import socket
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import uvloop
 
-from serving.errors import Unavailable
+from serving.errors import TooLarge, Unavailable
 from serving.gateway.grpc import GrpcApi
 from serving.gateway.head import Action, Head, HeadCache
 from serving.gateway.http import HttpConnection
@@ -224,9 +225,17 @@ class _Host:
         self.last_request = self._loop.time()
 
     def _route(self, head: Head) -> Action:
-        if head.method == b"POST" and head.headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            return self.grpc.route(head)
-        return self.rest.route(head)
+        """Find the action of a head that was not seen before. Limits that the head alone can break are looked at here, not per request."""
+        grpc = head.method == b"POST" and head.headers.get(b"content-type", b"").startswith(b"application/grpc")
+        action = (self.grpc if grpc else self.rest).route(head)
+        if head.content_length > self.limits.max_body_bytes:
+            return replace(action, run=self._too_large, streams=False)
+        return action
+
+    def _too_large(self, connection: HttpConnection, head: Head, body: object) -> None:
+        raise TooLarge(
+            f"request body of {head.content_length} bytes exceeds the maximum allowed size of {self.limits.max_body_bytes} bytes"
+        )
 
     def apply(self, state: GatewayState) -> int:
         self.limits = state.limits

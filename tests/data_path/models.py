@@ -79,8 +79,8 @@ def plan(directory: Path, gate: Path) -> HostPlan:
             *(version(echo_name(d), "Echo", signature(d, ("x",), ("y",), (-1,), 64)) for d in DType),
             version("gate", "Gate", signature(DType.FP32, ("x",), ("y",), (2,), 1), execution="thread", max_queue_requests=4096),
             version("narrow", "Gate", signature(DType.FP32, ("x",), ("y",), (2,), 1), execution="thread", max_queue_requests=2),
-            version("marked", "Marked", signature(DType.FP32, ("x",), ("y",), (3,), 8)),
-            version("pair", "Pair", pair),
+            version("marked", "Marked", signature(DType.FP32, ("x",), ("y",), (3,), 8), max_delay_s=0.002),
+            version("pair", "Pair", pair, execution="thread", max_delay_s=0.002),
             version("pair", "Pair", pair, "2"),
             version("whole", "Whole", signature(DType.FP32, ("x",), ("y",), (-1, -1), 0)),
         )
