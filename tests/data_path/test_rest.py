@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 import zlib
 from pathlib import Path
 
@@ -193,3 +194,21 @@ async def test_the_time_out_of_a_request_ends_it_in_the_queue(path: DataPath, ga
         path.open_gate()
         assert (await first).status_code == 200
     await eventually(lambda: path.open("gate") == 0)
+
+
+def test_rest_through_the_edge(path: DataPath) -> None:
+    """The edge's port takes REST too; with TLS or `edge: always` all of it goes this way."""
+    value = np.arange(4 << 20, dtype=np.float32).reshape(4, -1)
+    with thttp.InferenceServerClient(path.grpc) as client:
+        assert client.is_server_ready()
+        for data in (X, value, X):
+            x = thttp.InferInput("x", data.shape, "FP32")
+            x.set_data_from_numpy(data)
+            np.testing.assert_array_equal(client.infer("echo_fp32", [x]).as_numpy("y"), data)
+        with pytest.raises(thttp.InferenceServerException, match="unknown model"):
+            client.infer("nobody", [x])
+    with socket.create_connection(("127.0.0.1", path.config.grpc_port), 5) as sock:
+        sock.sendall(b"POST /v2/models/marked/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000000\r\n\r\n{")
+        answer = sock.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"exceeds the maximum allowed size" in answer
