@@ -14,7 +14,8 @@ from serving import VERSION
 from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call
 from serving.gateway.head import Action, Head
-from serving.gateway.http import OFFLOAD_BYTES, HttpConnection
+from serving.gateway.http import HttpConnection
+from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
 from serving.gateway.stream import START, InferStream, WatchStream, check_version
 from serving.inference import Buffer, InferResponse
@@ -75,7 +76,7 @@ class GrpcApi:
         elif len(body) < OFFLOAD_BYTES:
             self._submit(connection, deadline, self._message(head, body))
         else:
-            connection.offload(partial(self._message, head, body), partial(self._submit, connection, deadline))
+            offload(connection, partial(self._message, head, body), partial(self._submit, connection, deadline))
 
     def _submit(self, connection: HttpConnection, deadline: float, message: Buffer) -> None:
         service = self._service

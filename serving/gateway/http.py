@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError, TooLarge, Unavailable
 from serving.gateway.body import BodySink, Discard, HeadReader
 from serving.gateway.chunked import MAX_CHUNKS, ChunkedDecoder
-from serving.gateway.head import MAX_CACHED_HEAD_BYTES, NO_HEAD, Head, HeadCache
+from serving.gateway.head import MAX_CACHED_HEAD_BYTES, NO_HEAD, Head
+from serving.gateway.ports import BodyReader, Cancellable, Host
 from serving.inference import Buffer
 from serving.protocol.status import error_json, http_status
 from serving.state import GatewayLimits
@@ -39,8 +39,6 @@ MAX_EDGE_CHUNKS = 1 << 18
 MIN_BODY_RATE = 64 * 1024
 """Bytes a second. A body gets `body_timeout_s`, and more time as long as it comes at this rate."""
 LINGER_S = 2.0
-OFFLOAD_BYTES = 32 * 1024
-"""Data from this size on is compressed and decompressed in a thread: 32 KB may be 32 MB, and 25 ms of the loop's time."""
 
 _REASONS = {
     200: b"OK", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
@@ -48,49 +46,6 @@ _REASONS = {
     431: b"Request Header Fields Too Large", 499: b"Client Closed Request", 500: b"Internal Server Error", 501: b"Not Implemented",
     503: b"Service Unavailable", 504: b"Gateway Timeout",
 }  # fmt: skip
-
-
-class Cancellable(Protocol):
-    """What is under way for a connection: a call, or a stream of them."""
-
-    def cancel(self) -> None:
-        """The client has gone: end the work, never answer."""
-
-
-class BodyReader(Protocol):
-    """Takes a chunked body as it comes."""
-
-    def body(self, parts: list[bytes | memoryview]) -> None: ...
-
-    def requests_end(self) -> None: ...
-
-    def writable(self, yes: bool) -> None: ...
-
-    def fail(self, error: ServingError) -> None:
-        """End the answer, which has begun, with this error."""
-
-
-class Host(Protocol):
-    """What a connection needs of its server."""
-
-    heads: HeadCache
-    limits: GatewayLimits
-    draining: bool
-    connections: set[HttpConnection]
-    arriving_bytes: int
-    """What has come of all bodies that are not complete; at most `limits.max_inflight_bytes`."""
-
-    edge_told: bool
-    """The edge has asked after our health and heard that we leave."""
-
-    def body_buffer(self, nbytes: int) -> memoryview | None:
-        """Return shared memory for a large body, None where there is none."""
-
-    def note_request(self) -> None:
-        """A request was answered although we are draining: the leaving waits for quiet."""
-
-    def now(self) -> float:
-        """Seconds, advanced about once a second: good enough for time-outs, free to read."""
 
 
 class HttpConnection:
@@ -315,7 +270,8 @@ class HttpConnection:
         transport = self._transport
         transport.pause_reading()
         transport.set_protocol(protocol)
-        transport.resume_reading()
+        if not self._paused:
+            transport.resume_reading()
 
     def _start_chunked(self, head: Head, data: bytes, at: int) -> None:
         # The edge sends small unary calls in one piece: size line, message, end. One look each, no decoder.
@@ -397,27 +353,6 @@ class HttpConnection:
             cast(Any, self.head.action.answer)(self, call, response)
         except Exception as error:
             self.bug(error)
-
-    def offload(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Run `work` in a thread, and go on with the request by `then(result)`, unless the client has gone."""
-        future = asyncio.get_running_loop().run_in_executor(None, work)
-        self.work = job = _Job()
-
-        def done(_: asyncio.Future[Any]) -> None:
-            failure = future.exception()
-            if job.dropped:
-                return
-            self.work = None
-            try:
-                if failure is not None:
-                    raise failure
-                then(future.result())
-            except ServingError as error:
-                self.fail(error)
-            except Exception as error:
-                self.bug(error)
-
-        future.add_done_callback(done)
 
     def bug(self, error: Exception) -> None:
         """Report what should not have happened, and end the request with it: its client must not wait for ever."""
@@ -522,6 +457,7 @@ class HttpConnection:
             return
         self._chunked = None
         self.waiting = "linger"
+        self._paused = False
         transport.write_eof()
         self._swap(Discard(self))
 
@@ -610,12 +546,3 @@ class HttpConnection:
 
     def __repr__(self) -> str:
         return f"HttpConnection({self.head!r}, {'busy' if self.busy else self.waiting})"
-
-
-class _Job:
-    """Work in a thread; it runs to its end, wanted or not."""
-
-    dropped = False
-
-    def cancel(self) -> None:
-        self.dropped = True

@@ -9,7 +9,8 @@ from serving import VERSION
 from serving.errors import Code, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call, Served
 from serving.gateway.head import Action, Head
-from serving.gateway.http import OFFLOAD_BYTES, HttpConnection
+from serving.gateway.http import HttpConnection
+from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
@@ -97,7 +98,7 @@ class RestApi:
         if len(body) < OFFLOAD_BYTES:
             infer(work())
         else:
-            connection.offload(work, infer)
+            offload(connection, work, infer)
 
     def _answer(self, connection: HttpConnection, call: Call, response: InferResponse) -> None:
         if response.code is not Code.OK:
@@ -150,7 +151,7 @@ class RestApi:
         if total < OFFLOAD_BYTES:
             write(compress(parts, encoding))
         else:
-            connection.offload(partial(compress, parts, encoding), write)
+            offload(connection, partial(compress, parts, encoding), write)
 
     # Health and metadata -------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import uvloop
 from serving.errors import ServingError
 from serving.gateway.head import Action, Head, HeadCache
 from serving.gateway.http import HttpConnection
+from serving.gateway.offload import offload
 
 from .test_http import Client, FakeHost, post, serving
 
@@ -49,11 +50,11 @@ def later(connection: HttpConnection, head: Head, body: Any) -> None:
 
 
 def in_thread(connection: HttpConnection, head: Head, body: Any) -> None:
-    connection.offload(lambda: 1 // 0, lambda result: None)
+    offload(connection, lambda: 1 // 0, lambda result: None)
 
 
 def after_thread(connection: HttpConnection, head: Head, body: Any) -> None:
-    connection.offload(lambda: 1, lambda result: result // 0)
+    offload(connection, lambda: 1, lambda result: result // 0)
 
 
 def broken_answer(connection: HttpConnection, call: Any, response: Any) -> None:

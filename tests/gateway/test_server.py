@@ -83,26 +83,36 @@ async def test_a_slow_body_is_408_or_its_like(gateway: LoneGateway) -> None:
     assert answer.headers["grpc-status"] == "4"
 
 
-async def test_a_hang_up_is_noticed_also_while_the_gateway_does_not_read(gateway: LoneGateway) -> None:
+STREAM = f"POST {SERVICE}ModelStreamInfer HTTP/1.1\r\nhost: h\r\n{GRPC}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("after_a_large_body", [False, True])
+async def test_a_hang_up_is_noticed_also_while_the_gateway_does_not_read(gateway: LoneGateway, after_a_large_body: bool) -> None:
     """A stream with MAX_PENDING requests under way is not read from, so its end-of-file is not seen either."""
-    answer_now = gateway.in_loop(lambda: hold(gateway))
     reader, writer = await asyncio.open_unix_connection(gateway.unix)
-    writer.write(f"POST {SERVICE}ModelStreamInfer HTTP/1.1\r\nhost: h\r\n{GRPC}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
-    piece = infer_message()
-    for _ in range(MAX_PENDING):
-        writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-    await writer.drain()
+    if after_a_large_body:  # it is read by another protocol from then on
+        writer.write(post(INFER, JSON_BODY + b" " * 400_000))
+        await reader.readuntil(b'"y"')
+    answer_now = gateway.in_loop(lambda: hold(gateway))
+    writer.write(STREAM)
+    for _ in range(MAX_PENDING + 2000):
+        writer.write(chunk(infer_message()))
+        await asyncio.sleep(0)
     admission = gateway.host.service.admission
     async with asyncio.timeout(5):
         while gateway.in_loop(lambda: admission.inflight_requests) < MAX_PENDING:
             await asyncio.sleep(0.005)
-        assert gateway.in_loop(lambda: [c._paused for c in gateway.host.connections]) == [True]
-        writer.close()
+        (connection,) = gateway.host.connections
+        assert gateway.in_loop(lambda: (connection._paused, connection._transport.is_reading())) == (True, False)
+        writer.transport.abort()
         while gateway.in_loop(lambda: admission.inflight_requests):
             await asyncio.sleep(0.005)
     assert gateway.in_loop(lambda: len(gateway.host.grpc._streams)) == 0
     gateway.in_loop(answer_now)
-    del reader
 
 
 def hold(gateway: LoneGateway) -> object:
@@ -114,9 +124,8 @@ def hold(gateway: LoneGateway) -> object:
 
 async def test_a_client_that_does_not_read_its_stream_is_not_read_from(gateway: LoneGateway) -> None:
     reader, writer = await asyncio.open_unix_connection(gateway.unix, limit=1000)
-    writer.write(f"POST {SERVICE}ModelStreamInfer HTTP/1.1\r\nhost: h\r\n{GRPC}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
-    body = big_message(100_000)
-    piece = b"%x\r\n%s\r\n" % (len(body), body)
+    writer.write(STREAM)
+    piece = chunk(big_message(100_000))
     sent = 0
     try:
         async with asyncio.timeout(0.5):

@@ -1,0 +1,52 @@
+"""What a connection asks of those around it: its server, the reader of a stream, the work that is under way for it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from serving.errors import ServingError
+from serving.gateway.head import HeadCache
+from serving.state import GatewayLimits
+
+
+class Cancellable(Protocol):
+    """What is under way for a connection: a call, or a stream of them."""
+
+    def cancel(self) -> None:
+        """The client has gone: end the work, never answer."""
+
+
+class BodyReader(Protocol):
+    """Takes a chunked body as it comes."""
+
+    def body(self, parts: list[bytes | memoryview]) -> None: ...
+
+    def requests_end(self) -> None: ...
+
+    def writable(self, yes: bool) -> None: ...
+
+    def fail(self, error: ServingError) -> None:
+        """End the answer, which has begun, with this error."""
+
+
+class Host(Protocol):
+    """What a connection needs of its server."""
+
+    heads: HeadCache
+    limits: GatewayLimits
+    draining: bool
+    connections: set[Any]
+    arriving_bytes: int
+    """What has come of all bodies that are not complete; at most `limits.max_inflight_bytes`."""
+
+    edge_told: bool
+    """The edge has asked after our health and heard that we leave."""
+
+    def body_buffer(self, nbytes: int) -> memoryview | None:
+        """Return shared memory for a large body, None where there is none."""
+
+    def note_request(self) -> None:
+        """A request was answered although we are draining: the leaving waits for quiet."""
+
+    def now(self) -> float:
+        """Seconds, advanced about once a second: good enough for time-outs, free to read."""
