@@ -9,11 +9,10 @@ from serving import telemetry
 from serving.cluster import serve_api
 from serving.cluster.boot import Boot
 
-
 SWITCH_S = 0.0005
 """Our loops share their processes with Ray's threads. With Python's 5 ms, a prediction may wait that long for one of them."""
 GARBAGE_AFTER = 20_000
-"""Objects until the collector looks. Those of a request die by their reference counts; with Python's 700 it looked every 50 requests or so."""
+"""Objects until the collector looks. Those of a request die by their reference counts; with Python's 700 it looks every 50 requests."""
 
 
 def enter(boot: str, kind: str) -> tuple[Boot, str]:
