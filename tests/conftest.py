@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 
 # The machine of a test run may be slow and shared: a time limit per example would make tests flaky that are not about time.
 settings.register_profile("serving", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("serving")
+# CI judges a change, so it tries the same examples each time; every run by hand goes on looking for new ones.
+settings.register_profile("ci", settings.get_profile("serving"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "serving")
