@@ -13,23 +13,8 @@ import numpy as np
 SCRATCH_BYTES = 64 * 1024
 
 
-HEAD_BYTES = 16 * 1024
-"""Room for a head and the begin of a body. A plain protocol is given up to 256 KB at once; what of them is body is copied twice."""
-
-
 class Receiver(Protocol):
     """The connection whose place is taken."""
-
-    def data_received(self, data: bytes) -> None: ...
-
-    def eof_received(self) -> bool: ...
-
-    def pause_writing(self) -> None: ...
-
-    def resume_writing(self) -> None: ...
-
-    def large_no_more(self) -> None:
-        """What came was no head of a large body: go back to the plain way of reading."""
 
     def body_grows(self, nbytes: int) -> bool:
         """So many bytes more have come; False where there is no room for them: the sink has been dropped then."""
@@ -78,36 +63,6 @@ class BodySink(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         pass
-
-
-class HeadReader(asyncio.BufferedProtocol):
-    """Reads the next head of a connection that sends large bodies, and little of what follows it."""
-
-    _scratch = memoryview(bytearray(HEAD_BYTES))
-    """Shared by all: what comes is taken out before another connection can read."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._scratch
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._receiver.data_received(bytes(self._scratch[:nbytes]))
-        if nbytes < HEAD_BYTES:
-            self._receiver.large_no_more()
-
-    def eof_received(self) -> bool:
-        return self._receiver.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._receiver.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._receiver.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._receiver.resume_writing()
 
 
 class Discard(asyncio.BufferedProtocol):

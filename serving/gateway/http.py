@@ -20,7 +20,7 @@ import select
 from typing import Any, cast
 
 from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError, TooLarge, Unavailable
-from serving.gateway.body import BodySink, Discard, HeadReader
+from serving.gateway.body import BodySink, Discard
 from serving.gateway.chunked import MAX_CHUNKS, ChunkedDecoder
 from serving.gateway.head import MAX_CACHED_HEAD_BYTES, NO_HEAD, Head
 from serving.gateway.ports import BodyReader, Cancellable, Host
@@ -31,8 +31,6 @@ from serving.state import GatewayLimits
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 SMALL_BYTES = 64 * 1024
 """Bodies up to this size are joined with their head before they are written: one copy is cheaper than a second iovec."""
-LARGE_BYTES = 128 * 1024
-"""From this size on, the next head is read with little of its body (see `HeadReader`)."""
 MAX_PIPELINED_BYTES = 256 * 1024
 MAX_EDGE_CHUNKS = 1 << 18
 """The edge makes a chunk of what it has at the moment, some 16 KB: a gigabyte needs more than a client may send."""
@@ -247,23 +245,18 @@ class HttpConnection:
 
     def body_arrived(self, body: memoryview) -> None:
         """The sink has all of the body."""
-        large = len(body) >= LARGE_BYTES
-        self._drop_body(HeadReader(self) if large else self)
+        self._drop_body()
         self._dispatch(self.head, body)
 
-    def large_no_more(self) -> None:
-        if self._sink is None and not self._transport.is_closing() and self.waiting != "linger":
-            self._swap(self)
-
-    def _drop_body(self, then: Any = None) -> None:
-        """Forget the body that is on its way; read on by the protocol `then`."""
+    def _drop_body(self) -> None:
+        """Forget the body that is on its way."""
         self.host.arriving_bytes -= self._arrived
         self._arrived = 0
         self._chunked = None
         if self._sink is not None:
             self._sink.drop()
             self._sink = None
-            self._swap(then or self)
+            self._swap(self)
 
     def _swap(self, protocol: Any) -> None:
         # uvloop picks the way of reading when reading starts, so a new protocol takes a stop and a start.
