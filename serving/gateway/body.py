@@ -25,11 +25,21 @@ class Receiver(Protocol):
     def connection_lost(self, exc: Exception | None) -> None: ...
 
 
-class BodySink(asyncio.BufferedProtocol):
+class _StandIn(asyncio.BufferedProtocol):
+    """What both have in common: end-of-file closes (the default), and the connection hears of its loss."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._receiver.connection_lost(exc)
+
+
+class BodySink(_StandIn):
     """Receives the rest of one body of known length, into `place` (shared memory) where there is one."""
 
     def __init__(self, receiver: Receiver, length: int, place: memoryview | None) -> None:
-        self._receiver = receiver
+        super().__init__(receiver)
         self._length = length
         self._at = 0
         # Not a bytearray, which is filled with zeros: who only announces a gigabyte would cost one.
@@ -52,20 +62,8 @@ class BodySink(asyncio.BufferedProtocol):
         if self._receiver.body_grows(nbytes) and self._at == self._length:
             self._receiver.body_arrived(self._view)
 
-    def eof_received(self) -> bool:
-        return False
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._receiver.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        pass
-
-    def resume_writing(self) -> None:
-        pass
-
-
-class Discard(asyncio.BufferedProtocol):
+class Discard(_StandIn):
     """Reads what nobody wants until the client closes.
 
     A socket that is closed with bytes unread resets the connection, and the client may lose the answer that was on its way to it.
@@ -73,23 +71,8 @@ class Discard(asyncio.BufferedProtocol):
 
     _scratch = memoryview(bytearray(SCRATCH_BYTES))
 
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._scratch
 
     def buffer_updated(self, nbytes: int) -> None:
-        pass
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._receiver.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        pass
-
-    def resume_writing(self) -> None:
         pass
