@@ -8,26 +8,34 @@ The worker takes batches itself, so the model never waits for the loop between t
 taken once per frame and once per batch. Smaller batches take less time to join than to hand to another thread.
 
 One bad request must not fail its neighbours: when a batch of several raises, its requests run again one by one, and each gets
-its own answer. A model must therefore not count on seeing a request only once.
+its own answer as soon as it is there. A request is seen twice at most, and not again when its caller has gone or its deadline is over;
+`isolate=False` where a model must not see a request twice: then all of the batch get the error.
+
+Whatever a model raises or gives back, whatever an owner does with its answer: every other entry gets its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Condition, Lock, Thread
 from time import monotonic
+from typing import cast
 
 from serving.batching.entry import Entry
+from serving.batching.nan import float_outputs, nan_rows
 from serving.batching.queue import Batch, Queue
 from serving.batching.stack import Arrays, Splitter, join
-from serving.errors import Code, ModelFailed, ServingError, Unavailable
+from serving.errors import Cancelled, Code, DeadlineExceeded, ModelFailed, ServingError, Unavailable
 from serving.hosting import BatchPolicy
 from serving.tensor import Signature
+
+log = logging.getLogger(__name__)
 
 AHEAD_BYTES = 256 * 1024
 """A full batch from this size on is joined while another runs (100 µs of copying against 30 µs of thread hand-over)."""
@@ -37,7 +45,11 @@ Predict = Callable[[Arrays], Arrays]
 
 @dataclass(slots=True)
 class Counts:
-    """Sums since the start. `rows` and the times are of batches that ran; `queue_s` adds the waiting of each request."""
+    """Sums since the start. `rows` and the times are of batches that ran; `queue_s` adds the waiting of each request.
+
+    alone     requests that ran a second time, without the neighbours with which they had raised
+    nan_rows  rows of answers with a NaN in them, which is a number like others and is passed on
+    """
 
     requests: int = 0
     answered: int = 0
@@ -47,21 +59,26 @@ class Counts:
     cancelled: int = 0
     batches: int = 0
     rows: int = 0
+    alone: int = 0
+    nan_rows: int = 0
     queue_s: float = 0.0
     compute_s: float = 0.0
 
 
 class _Outcome:
-    """What became of a batch: outputs or an error, and when it started and ended."""
+    """What became of a batch: what the model gave back (anything at all) or an error; when it started (0.0: it did not run) and ended."""
 
-    __slots__ = ("batch", "ended", "error", "outputs", "started")
+    __slots__ = ("batch", "ended", "error", "nan_rows", "outputs", "started")
 
-    def __init__(self, batch: Batch, started: float, ended: float, outputs: Arrays | None, error: ServingError | None) -> None:
+    def __init__(
+        self, batch: Batch, started: float, ended: float, outputs: Arrays | None, error: ServingError | None, nan_rows: int = 0
+    ) -> None:
         self.batch = batch
         self.started = started
         self.ended = ended
         self.outputs = outputs
         self.error = error
+        self.nan_rows = nan_rows
 
 
 class Batcher:
@@ -69,6 +86,7 @@ class Batcher:
 
     own_inputs  the model wants fresh writable arrays (see `stack.join`)
     wake        asks the host to call `step` at the end of this turn of the loop, when all frames that arrived have been pushed
+    isolate     run the requests of a batch that raised again, one by one
     """
 
     def __init__(
@@ -80,6 +98,7 @@ class Batcher:
         own_inputs: bool,
         loop: asyncio.AbstractEventLoop,
         wake: Callable[[Batcher], None],
+        isolate: bool = True,
     ) -> None:
         self.key = key
         self.counts = Counts()
@@ -91,7 +110,10 @@ class Batcher:
         self._own = own_inputs
         self._loop = loop
         self._wake = wake
+        self._isolate = isolate
         self._splitter = Splitter(self._model, signature)
+        self._batched = signature.batched
+        self._floats = float_outputs(signature)
         self._inline = policy.execution == "inline"
         # shared with the threads, under the lock
         self._lock = Lock()
@@ -102,7 +124,7 @@ class Batcher:
         self._ahead: tuple[Batch, Arrays | None] | None = None
         self._stopping = False
         # written by one thread, read by others
-        self._done: deque[list[_Outcome]] = deque()
+        self._done: deque[_Outcome] = deque()
         self._busy_since = 0.0
         self._worker: Thread | None = None
         self._joiner: SimpleQueue[Batch | None] | None = None
@@ -223,45 +245,55 @@ class Batcher:
     def _finish(self) -> None:
         done = self._done
         while done:
-            for outcome in done.popleft():
-                self._deliver(outcome)
+            self._deliver(done.popleft())
         self._wake(self)
 
     def _deliver(self, outcome: _Outcome) -> None:
-        """Answer the entries of a batch, each exactly once."""
+        """Answer the entries of a batch, each exactly once. Raises nothing: others wait behind this one."""
         batch = outcome.batch
         entries = batch.entries
         started = outcome.started
         counts = self.counts
-        counts.batches += 1
-        counts.rows += batch.rows
-        counts.compute_s += outcome.ended - started
+        if started:
+            counts.batches += 1
+            counts.rows += batch.rows
+            counts.compute_s += outcome.ended - started
         error = outcome.error
         if error is None:
-            assert outcome.outputs is not None
             try:
-                results = self._splitter.split(outcome.outputs, entries, batch.rows)
+                results = self._splitter.split(cast(Arrays, outcome.outputs), entries, batch.rows)
             except ModelFailed as mismatch:
                 error = mismatch
+            except Exception as raised:
+                error = ModelFailed(f"the answer of model '{self._model}' cannot be read: {type(raised).__name__}: {raised}")
         if error is not None:
             for entry in entries:
                 self._refuse(entry, error.code, error.message)
             return
+        if outcome.nan_rows:
+            self._count_nan(outcome.nan_rows)
         compute_us = int((outcome.ended - started) * 1e6)
         rows = batch.rows
-        waited = 0.0
-        answered = 0
         for entry, (answer, parts) in zip(entries, results, strict=True):
             if entry.cancelled:
                 self._refuse(entry, Code.CANCELLED, "cancelled")
                 continue
             wait = started - entry.arrived
-            waited += wait
-            answered += 1
-            entry.owner.answer(entry, answer, parts, int(wait * 1e6), compute_us, rows)
-        counts.queue_s += waited
-        counts.answered += answered
-        self.open -= answered
+            counts.queue_s += wait
+            counts.answered += 1
+            self.open -= 1
+            try:
+                entry.owner.answer(entry, answer, parts, int(wait * 1e6), compute_us, rows)
+            except Exception as bug:
+                self._report(bug, "an answer could not be handed on")
+
+    def _count_nan(self, rows: int) -> None:
+        if not self.counts.nan_rows:
+            log.warning("'%s' has answered NaN", self.key)
+        self.counts.nan_rows += rows
+
+    def _report(self, bug: Exception, what: str) -> None:
+        self._loop.call_exception_handler({"message": f"'{self.key}': {what}", "exception": bug})
 
     def _refuse(self, entry: Entry, code: Code, message: str) -> None:
         self.open -= 1
@@ -274,29 +306,43 @@ class Batcher:
             counts.refused += 1
         else:
             counts.failed += 1
-        entry.owner.refuse(entry, code, message)
+        try:
+            entry.owner.refuse(entry, code, message)
+        except Exception as bug:
+            self._report(bug, "an error could not be handed on")
 
     # ---- the model call, in the loop's thread or the worker
 
-    def _run(self, batch: Batch, inputs: Arrays | None) -> list[_Outcome]:
+    def _run(self, batch: Batch, inputs: Arrays | None) -> Iterator[_Outcome]:
+        """Run the batch; where it raises, its requests one by one. Yields what has become of each part as soon as it is known."""
+        outcome = self._call(batch, inputs)
         entries = batch.entries
+        if outcome.error is None or len(entries) == 1 or not self._isolate:
+            yield outcome
+            return
+        del inputs, outcome  # the memory of the batch is not needed while they run alone
+        for entry in entries:
+            alone = Batch([entry], entry.kind.rows, entry.kind.nbytes)
+            if entry.cancelled:
+                yield _Outcome(alone, 0.0, 0.0, None, Cancelled("cancelled"))
+            elif 0.0 < entry.deadline <= monotonic():
+                yield _Outcome(alone, 0.0, 0.0, None, DeadlineExceeded("Deadline Exceeded"))
+            else:
+                self.counts.alone += 1
+                yield self._call(alone, None)
+
+    def _call(self, batch: Batch, inputs: Arrays | None) -> _Outcome:
         started = self._busy_since = monotonic()
         try:
             if inputs is None:
-                inputs = join(entries, batch.rows, self._own)
+                inputs = join(batch.entries, batch.rows, self._own)
             outputs = self._predict(inputs)
-        except (Exception, SystemExit) as raised:
-            if len(entries) == 1:
-                return [_Outcome(batch, started, monotonic(), None, _model_error(raised))]
-            inputs = None  # the batch's memory is not needed while they run alone
-        else:
-            return [_Outcome(batch, started, monotonic(), outputs, None)]
+            nans = nan_rows(outputs, self._floats, batch.rows, self._batched)
+        except BaseException as raised:  # a model may raise anything: SystemExit, the panics of Rust libraries
+            return _Outcome(batch, started, monotonic(), None, _model_error(raised))
         finally:
             self._busy_since = 0.0
-        outcomes: list[_Outcome] = []
-        for entry in entries:
-            outcomes += self._run(Batch([entry], entry.kind.rows, entry.kind.nbytes), None)
-        return outcomes
+        return _Outcome(batch, started, monotonic(), outputs, None, nans)
 
     # ---- threads
 
@@ -315,12 +361,15 @@ class Batcher:
     def _work(self, warm_up: Callable[[], None], ready: Future[None]) -> None:
         self._warm(warm_up, ready)
         post = self._loop.call_soon_threadsafe
+        done = self._done
         while True:
             job = self._next()
             if job is None:
                 break
-            self._done.append(self._run(*job))
-            post(self._finish)
+            for outcome in self._run(*job):
+                done.append(outcome)
+                post(self._finish)
+            del job
         if not self._stopping:
             post(self._ended)
 
@@ -372,8 +421,9 @@ class Batcher:
             inputs: Arrays | None = None
             try:
                 inputs = join(batch.entries, batch.rows, self._own)
-            except ServingError:
-                pass  # the worker joins it again and sees who it was
+            except BaseException as error:
+                # the worker joins it again and sees whose it was; this thread must live, for the worker waits for it
+                log.debug("'%s': joining ahead: %r", self.key, error)
             with self._lock:
                 self._ahead = (batch, inputs)
                 self._joining = False

@@ -19,6 +19,7 @@ from serving.hosting import BatchPolicy
 from serving.tensor import DType, Signature, TensorSpec
 from tests.batching.entries import Collector, entry
 
+ECHO = Signature((TensorSpec("x", DType.FP32, (-1,)),), (TensorSpec("y", DType.FP32, (-1,)),), 8)
 MODES = pytest.mark.parametrize("execution", ["inline", "thread"])
 
 
@@ -47,8 +48,7 @@ class Echo:
 
 
 @contextmanager
-def running(predict: Callable[[Arrays], Arrays], **policy: Any) -> Iterator[Batcher]:
-    signature = Signature((TensorSpec("x", DType.FP32, (-1,)),), (TensorSpec("y", DType.FP32, (-1,)),), 8)
+def running(predict: Callable[[Arrays], Arrays], *, signature: Signature = ECHO, isolate: bool = True, **policy: Any) -> Iterator[Batcher]:
     loop = asyncio.get_running_loop()
 
     def wake(batcher: Batcher) -> None:
@@ -61,7 +61,7 @@ def running(predict: Callable[[Arrays], Arrays], **policy: Any) -> Iterator[Batc
         batcher.step()
 
     waking: set[Batcher] = set()
-    batcher = Batcher("m/1", signature, BatchPolicy(**{"max_batch_size": 8, **policy}), predict, False, loop, wake)
+    batcher = Batcher("m/1", signature, BatchPolicy(**{"max_batch_size": 8, **policy}), predict, False, loop, wake, isolate)
     batcher.start(lambda: None)
     try:
         yield batcher
@@ -250,3 +250,212 @@ async def test_check_raises_when_a_batch_takes_too_long() -> None:
         gate.leave.set()
         await until(lambda: owner.done == 1)
         batcher.check(0.0)
+
+
+class Clumsy(Collector):
+    """An owner that cannot take the answers of some keys."""
+
+    def __init__(self, *bad: int) -> None:
+        super().__init__()
+        self.bad = bad
+
+    def answer(self, entry: Any, *more: Any) -> None:
+        if entry.key in self.bad:
+            raise OSError("the connection is in pieces")
+        super().answer(entry, *more)
+
+    def refuse(self, entry: Any, *more: Any) -> None:
+        if entry.key in self.bad:
+            raise OSError("the connection is in pieces")
+        super().refuse(entry, *more)
+
+
+@MODES
+async def test_an_owner_that_cannot_take_its_answer_costs_nobody_else_theirs(execution: str) -> None:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    owner = Clumsy(1, 11)
+    with running(lambda inputs: _refusing(10, inputs), execution=execution) as batcher:
+        batcher.push([filled(owner, n) for n in range(4)], monotonic())
+        batcher.push([filled(owner, n, rows=1) for n in range(10, 13)], monotonic())
+        await until(lambda: owner.done == 5 and len(faults) == 2 and batcher.open == 0)
+        batcher.push([filled(owner, 4)], monotonic())
+        await until(lambda: owner.done == 6)
+    assert sorted(owner.answers) == [0, 2, 3, 4]
+    assert sorted(owner.errors) == [10, 12]
+    assert [str(f["exception"]) for f in faults] == ["the connection is in pieces"] * 2
+
+
+def _refusing(least: int, inputs: Arrays) -> Arrays:
+    if (inputs["x"] >= least).any():
+        raise ValueError("too large")
+    return {"y": inputs["x"]}
+
+
+class Odd:
+    """An object whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text in here")
+
+
+@MODES
+@pytest.mark.parametrize(
+    "answer",
+    [None, {1: 2, "z": 3}, {"y": None}, {"y": np.ma.masked_array(np.zeros((1, 4), np.float32))}, {"y": np.array([[Odd()]], object)}],
+)
+async def test_whatever_a_model_gives_back_each_request_has_its_answer_and_the_model_goes_on(execution: str, answer: Any) -> None:
+    text = Signature((TensorSpec("x", DType.FP32, (-1,)),), (TensorSpec("y", DType.BYTES, (-1,)),), 8)
+    owner = Collector()
+    with running(lambda inputs: answer, execution=execution, signature=text) as batcher:
+        for n in range(3):
+            batcher.push([filled(owner, n)], monotonic())
+            await until(lambda n=n: owner.done == n + 1)  # type: ignore[misc]
+    assert {code for code, _ in owner.errors.values()} == {Code.MODEL_FAILED}
+    assert batcher.open == 0
+
+
+class Panic(BaseException):
+    """What extensions written in Rust raise."""
+
+
+@MODES
+async def test_a_panic_is_the_requests_error_and_not_the_replicas(execution: str) -> None:
+    def model(inputs: Arrays) -> Arrays:
+        if (inputs["x"] == 1).any():
+            raise Panic("index out of bounds")
+        return {"y": inputs["x"]}
+
+    owner = Collector()
+    with running(model, execution=execution) as batcher:
+        batcher.push([filled(owner, n) for n in range(3)], monotonic())
+        await until(lambda: owner.done == 3)
+        batcher.check(60.0)
+    assert sorted(owner.answers) == [0, 2]
+    assert owner.errors == {1: (Code.MODEL_FAILED, "Panic: index out of bounds")}
+
+
+@MODES
+async def test_a_batch_that_raised_runs_again_one_by_one_but_not_for_those_who_have_gone(execution: str) -> None:
+    owner = Collector()
+    seen: list[list[float]] = []
+    gone = filled(owner, 1)
+    late = filled(owner, 2, deadline=monotonic() + 60)
+
+    def model(inputs: Arrays) -> Arrays:
+        seen.append(inputs["x"][:, 0].tolist())
+        if len(seen) == 1:
+            gone.cancelled = True
+            late.deadline = monotonic()
+        raise ValueError("never")
+
+    with running(model, execution=execution) as batcher:
+        batcher.push([filled(owner, 0), gone, late, filled(owner, 3)], monotonic())
+        await until(lambda: owner.done == 4)
+        assert seen == [[0, 1, 2, 3], [0], [3]]
+        assert {key: code for key, (code, _) in owner.errors.items()} == {
+            0: Code.MODEL_FAILED, 1: Code.CANCELLED, 2: Code.DEADLINE_EXCEEDED, 3: Code.MODEL_FAILED,
+        }  # fmt: skip
+        assert (batcher.counts.batches, batcher.counts.alone, batcher.open) == (2, 2, 0)
+
+
+@MODES
+async def test_where_a_request_may_be_seen_once_only_the_whole_batch_has_the_error(execution: str) -> None:
+    owner, seen = Collector(), []
+
+    def model(inputs: Arrays) -> Arrays:
+        seen.append(len(inputs["x"]))
+        raise ValueError("never")
+
+    with running(model, execution=execution, isolate=False) as batcher:
+        batcher.push([filled(owner, n) for n in range(3)], monotonic())
+        await until(lambda: owner.done == 3)
+    assert seen == [3]
+    assert {code for code, _ in owner.errors.values()} == {Code.MODEL_FAILED}
+
+
+async def test_neighbours_of_a_bad_request_do_not_wait_for_each_other() -> None:
+    gate, owner = Gate(), Collector()
+
+    def model(inputs: Arrays) -> Arrays:
+        if len(inputs["x"]) > 1:
+            raise MemoryError("too many at once")
+        return gate(inputs) if (inputs["x"] == 1).any() else {"y": inputs["x"]}
+
+    with running(model) as batcher:
+        batcher.push([filled(owner, n) for n in range(3)], monotonic())
+        await until(gate.entered.is_set)
+        await until(lambda: owner.done == 1)
+        gate.leave.set()
+        await until(lambda: owner.done == 3)
+    assert values(owner) == {0: 0.0, 1: 1.0, 2: 2.0}
+
+
+@MODES
+async def test_nan_is_passed_on_and_counted(execution: str) -> None:
+    owner = Collector()
+    with running(lambda inputs: {"y": np.log(np.where(inputs["x"] == 2, np.nan, inputs["x"] + 1))}, execution=execution) as batcher:
+        batcher.push([filled(owner, n) for n in range(4)], monotonic())
+        await until(lambda: owner.done == 4)
+        assert batcher.counts.nan_rows == 1
+    assert np.isnan(values(owner)[2])
+    assert not owner.errors
+
+
+async def test_a_joiner_that_fails_leaves_the_batch_to_the_worker() -> None:
+    """A batch of AHEAD_BYTES whose payload cannot be joined: its neighbours get their answers, and the next batch too."""
+    gate, owner = Gate(), Collector()
+    width = AHEAD_BYTES // 4 // 8 + 1
+
+    def large(key: int, payload: Any = None) -> Any:
+        return entry(key, 1, width, payload=payload if payload is not None else bytes(width * 4), owner=owner)
+
+    broken = memoryview(bytearray(width * 4))
+    with running(gate) as batcher:
+        batcher.push([large(0)], monotonic())
+        await until(gate.entered.is_set)
+        batcher.push([large(n) for n in range(1, 8)] + [large(8, broken)], monotonic())
+        broken.release()  # what a mapping does that went away: reading it raises ValueError
+        await until(lambda: batcher.queued[0] == 0)
+        gate.leave.set()
+        await until(lambda: owner.done == 9)
+        batcher.push([large(9)], monotonic())
+        await until(lambda: owner.done == 10)
+        batcher.check(60.0)
+    assert sorted(owner.answers) == [0, 1, 2, 3, 4, 5, 6, 7, 9]
+    assert owner.errors[8][0] == Code.MODEL_FAILED
+
+
+async def test_many_threads_worth_of_large_requests_each_get_one_answer() -> None:
+    """Joining ahead, cancelling, failing and changing the policy, all at once: every request has exactly one outcome."""
+    owner, dice = Collector(), np.random.default_rng(1)
+    width = AHEAD_BYTES // 4 // 8 + 1
+
+    def model(inputs: Arrays) -> Arrays:
+        if (inputs["x"][:, 0] % 7 == 3).any():
+            raise ValueError("a seven")
+        return {"y": inputs["x"][:, :1]}
+
+    with running(model) as batcher:
+        sent = 0
+        for turn in range(150):
+            batch = []
+            for _ in range(int(dice.integers(1, 14))):
+                wide = width if dice.random() < 0.7 else 4
+                batch.append(entry(sent, 1, wide, payload=np.full(wide, sent, np.float32).tobytes(), owner=owner))
+                sent += 1
+            batcher.push(batch, monotonic())
+            for one in batch:
+                if dice.random() < 0.1:
+                    batcher.cancel(one)
+            if turn % 10 == 5:
+                batcher.set_policy(BatchPolicy(max_batch_size=8, max_delay_s=float(dice.choice([0.0, 0.001])), max_queue_requests=4096))
+            if turn % 25 == 20:
+                batcher.set_policy(BatchPolicy(max_batch_size=8, execution="inline" if turn % 50 == 20 else "thread"))
+            await asyncio.sleep(0)
+        await until(lambda: owner.done == sent)
+        await until(lambda: batcher.open == 0)
+    assert all(values(owner)[key] == key for key in owner.answers)
+    assert {key for key, (code, _) in owner.errors.items() if code != Code.CANCELLED} == {
+        key for key in owner.errors if key % 7 == 3 and owner.errors[key][0] != Code.CANCELLED
+    }
