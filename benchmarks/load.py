@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import cpu_ticks_s
+from benchmarks.machine import cpu_ticks_s, stolen_s
 from benchmarks.process import Running, cpu_between
 from benchmarks.workload import INFER, Workload
 
@@ -29,6 +29,7 @@ class Measured:
     p50_ms, p99_ms   0 where the generator does not give them
     cpu_s_per_1000   CPU seconds of the server's whole tree for 1000 answers
     other_cores      what the rest of the machine did meanwhile, neither server nor generator: above 0.15 the run was disturbed
+    stolen_cores     what the machine's host gave to others meanwhile (a virtual machine only): above 0.05 the run was disturbed
     """
 
     requests: int
@@ -37,6 +38,11 @@ class Measured:
     p99_ms: float
     cpu_s_per_1000: float
     other_cores: float
+    stolen_cores: float = 0.0
+
+    @property
+    def disturbed(self) -> bool:
+        return self.other_cores > 0.15 or self.stolen_cores > 0.05
 
     @property
     def per_s(self) -> float:
@@ -61,14 +67,14 @@ def rest(server: Running, body: bytes, path: str, headers: dict[str, str], conne
     for header in given:
         argv += ["-H", header]
     argv += [f"http://{server.http}{path}", "--", str(file)]
-    output, cpu_s, other = _run(server, argv)
+    output, cpu_s, other, stolen = _run(server, argv)
     found = re.search(r"RESULT (\d+) (\d+) (\d+) ([\d.]+) ([\d.]+)", output)
     if found is None:
         raise LoadFailed(f"wrk on {server.name}: {output[-500:]}")
     requests, failed, micros = (int(n) for n in found.groups()[:3])
     if failed or not requests:
         raise LoadFailed(f"{server.name} {path}: {failed} of {requests} requests failed")
-    return Measured(requests, micros / 1e6, float(found[4]) / 1000, float(found[5]) / 1000, cpu_s / requests * 1000, other)
+    return Measured(requests, micros / 1e6, float(found[4]) / 1000, float(found[5]) / 1000, cpu_s / requests * 1000, other, stolen)
 
 
 def grpc(
@@ -87,7 +93,7 @@ def grpc(
         argv += ["-H", header]
     if latency:
         argv.append(f"--log-file={log}")
-    output, cpu_s, other = _run(server, [*argv, f"http://{server.grpc}{INFER}"])
+    output, cpu_s, other, stolen = _run(server, [*argv, f"http://{server.grpc}{INFER}"])
     counts = re.search(r"requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", output)
     time = re.search(r"finished in ([\d.]+)(us|ms|s)", output)
     traffic = re.search(r"\((\d+)\) data", output)
@@ -98,12 +104,12 @@ def grpc(
     if not succeeded or failed or int(traffic[1]) < succeeded * answer_bytes:
         raise LoadFailed(f"{server.name} gRPC {workload.model}: {counts[0]}; {traffic[1]} bytes of answers for {answer_bytes} each")
     p50, p99 = _percentiles(log) if latency else (0.0, 0.0)
-    return Measured(succeeded, elapsed, p50, p99, cpu_s / succeeded * 1000, other)
+    return Measured(succeeded, elapsed, p50, p99, cpu_s / succeeded * 1000, other, stolen)
 
 
-def _run(server: Running, argv: list[str]) -> tuple[str, float, float]:
-    """Run a generator; return its output, the server's CPU seconds, and the cores that others used."""
-    generator, machine, began = _children_s(), cpu_ticks_s(), time.monotonic()
+def _run(server: Running, argv: list[str]) -> tuple[str, float, float, float]:
+    """Run a generator; return its output, the server's CPU seconds, the cores that others used, and those that the host took."""
+    generator, machine, steal, began = _children_s(), cpu_ticks_s(), stolen_s(), time.monotonic()
     before = server.cpu_s()
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     spent = cpu_between(before, server.cpu_s())
@@ -111,7 +117,7 @@ def _run(server: Running, argv: list[str]) -> tuple[str, float, float]:
     if done.returncode != 0:
         raise LoadFailed(f"{argv[0]} on {server.name} ended with {done.returncode}: {done.stdout[-500:]}")
     other = (cpu_ticks_s() - machine - spent - (_children_s() - generator)) / elapsed
-    return done.stdout, spent, max(0.0, round(other, 2))
+    return done.stdout, spent, max(0.0, round(other, 2)), round((stolen_s() - steal) / elapsed, 2)
 
 
 def _children_s() -> float:

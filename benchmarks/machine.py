@@ -32,6 +32,11 @@ def cpu_ticks_s() -> float:
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def stolen_s() -> float:
+    """Seconds for which the machine's host gave its processors to others (steal), from the first line of /proc/stat; 0 on bare metal."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

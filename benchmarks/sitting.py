@@ -20,7 +20,8 @@ from benchmarks.workload import ECHO_IMAGE, WORKLOADS, Workload, WrongAnswer
 
 _LOADS = {**WORKLOADS, ECHO_IMAGE.model: ECHO_IMAGE}
 _FAILURES = (StartFailed, WrongAnswer, load.LoadFailed, httpx.HTTPError, grpc.RpcError, OSError)
-_DISTURBED = 0.15
+_REPEATS = 6
+"""A disturbed load is repeated so often; the least disturbed counts. The same for all systems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,14 @@ class Sitting:
         workload = _LOADS[row.model]
         run = self._rest(row, workload, name, server) if row.protocol == "rest" else self._grpc(row, workload, server)
         run(1.0)
-        self._note(row.key, name, run(self.choice.seconds).to_json())
+        found = run(self.choice.seconds)
+        for _ in range(_REPEATS):
+            if not found.disturbed:
+                break
+            again = run(self.choice.seconds)
+            if again.stolen_cores + again.other_cores < found.stolen_cores + found.other_cores:
+                found = again
+        self._note(row.key, name, found.to_json())
 
     def _rest(self, row: table.Row, workload: Workload, name: str, server: Running) -> Callable[[float], load.Measured]:
         if name == "httptools":
@@ -139,8 +147,11 @@ class Sitting:
 
     def _note(self, key: str, system: str, run: dict[str, float]) -> None:
         self.runs.setdefault(key, {}).setdefault(system, []).append(run)
-        shown = "  ".join(f"{name} {value:g}" for name, value in run.items() if name not in ("requests", "seconds", "other_cores"))
-        disturbed = f"  † others used {run['other_cores']:.2f} cores" if run.get("other_cores", 0) > _DISTURBED else ""
+        shown = "  ".join(
+            f"{name} {value:g}" for name, value in run.items() if name not in ("requests", "seconds", "other_cores", "stolen_cores")
+        )
+        others = run.get("other_cores", 0), run.get("stolen_cores", 0)
+        disturbed = f"  † others used {others[0]:.2f} cores, the host took {others[1]:.2f}" if others[0] > 0.15 or others[1] > 0.05 else ""
         print(f"  {key:12} {system:10} {shown}{disturbed}", flush=True)
 
 

@@ -25,6 +25,7 @@ from serving.batching.stack import Arrays, Splitter, join
 from serving.hosting import BatchPolicy
 from serving.inference import Buffer, Layout, TensorLayout
 from serving.replica.connection import Connection, Site, Version
+from serving.replica.polling import Polling
 from serving.replica.turn import Turn
 from serving.tensor import DType, Signature, TensorSpec
 from serving.wire import frame as wire
@@ -132,7 +133,7 @@ def whole(data: bytes, signature: Signature, policy: BatchPolicy, layout: Layout
             due.append(callback)
 
     turn = Turn(Turns())  # type: ignore[arg-type]  # all that Turn uses of a loop
-    site = Site(turn)
+    site = Site(turn, Polling(Turns()))  # type: ignore[arg-type]
     site.versions["m/1"] = Version(Batcher("m/1", signature, policy, echo, False, loop, turn.wake), signature)
     connection = Connection(site)
     sink = Sink()

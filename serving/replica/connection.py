@@ -14,6 +14,7 @@ from serving.batching.entry import Answer, Entry, Kind
 from serving.errors import Code, DecodeError, InvalidArgument, NotFound, ServingError, Unavailable
 from serving.inference import Buffer, Layout
 from serving.replica.intake import check
+from serving.replica.polling import Polling
 from serving.replica.sharing import Sharing
 from serving.replica.turn import Turn
 from serving.tensor import Signature
@@ -44,10 +45,11 @@ class Version:
 
 
 class Site:
-    """What all connections of a replica share: its versions, its end of turn, who is connected."""
+    """What all connections of a replica share: its versions, its end of turn, its polling, who is connected."""
 
-    def __init__(self, turn: Turn, arena: Arena | None = None) -> None:
+    def __init__(self, turn: Turn, polling: Polling, arena: Arena | None = None) -> None:
         self.turn = turn
+        self.polling = polling
         self.arena = arena
         self.versions: dict[str, Version] = {}
         self.connections: set[Connection] = set()
@@ -151,6 +153,7 @@ class Connection(asyncio.Protocol):
 
     def _take_requests(self, frame: Frame) -> None:
         now = monotonic()
+        self._site.polling.arrived(now, frame.count)
         known = self._known
         pending = self._pending
         payload = frame.payload
@@ -333,6 +336,8 @@ class Connection(asyncio.Protocol):
                 transport.write(b"".join(out))
             else:
                 transport.writelines(out)
+        if not self._pending:
+            self._site.polling.rest()
         if self._grace_ended:
             self._close_if_done()
 

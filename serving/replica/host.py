@@ -27,6 +27,7 @@ from serving.hosting import HostPlan, VersionPlan
 from serving.models.model import Model
 from serving.models.registry import create
 from serving.replica.connection import Connection, Site, Version
+from serving.replica.polling import Polling
 from serving.replica.sharing import create_arena
 from serving.replica.turn import Turn
 from serving.tensor import DType, Signature
@@ -191,7 +192,7 @@ class ReplicaHost:
         arena = create_arena(self._arena_bytes)
         if arena is None and self._arena_bytes:
             log.warning("replica %s: no shared memory; large tensors go through the socket", self.replica_id)
-        site = self._site = Site(self._turn, arena)
+        site = self._site = Site(self._turn, Polling(self._loop), arena)
         self._greeting(site)
         loop = self._loop
         sock = _bind(self._path)
