@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -13,7 +12,7 @@ import orjson
 from serving.bench.answers import AnswerCheck, Expected
 from serving.bench.inputs import Sample, Tensor
 from serving.bench.request import GRPC_INFER, Request, grpc_body
-from serving.bench.target import Address, ModelInfo
+from serving.bench.target import ModelInfo, ServerAddress
 from serving.protocol import json_tensor
 from serving.protocol.protobuf import field
 from serving.protocol.schema import ModelInferRequest
@@ -37,26 +36,33 @@ class Order:
 
     info: ModelInfo
     name: str
-    weight: float = 1.0
     encoding: Encoding = "binary"
     headers: tuple[Header, ...] = ()
     outputs: tuple[str, ...] = ()
 
 
-def requests(address: Address, order: Order, samples: Sequence[Sample], expected: Sequence[Sequence[Expected]]) -> list[Request]:
-    """Return one Request per sample; they share the order's name and its weight.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One request to send over and over, whatever the driver: its inputs, and what its answer should hold."""
 
-    expected: what the answer to each sample should hold. Raises InvalidArgument for what the encoding cannot say.
-    """
-    made = []
-    for sample, outputs in zip(samples, expected, strict=True):
-        path, headers, body = encode(address, order, sample)
-        check = AnswerCheck(address.protocol, tuple(outputs))
-        made.append(Request(order.name, path, headers + order.headers, body, order.weight / len(samples), check))
-    return made
+    order: Order
+    sample: Sample
+    expected: tuple[Expected, ...]
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return self.order.name
 
 
-def encode(address: Address, order: Order, sample: Sample) -> tuple[str, tuple[Header, ...], bytes]:
+def request(address: ServerAddress, work: Work) -> Request:
+    """Return the bytes of one request, with the check of its answer. Raises InvalidArgument for what the encoding cannot say."""
+    path, headers, body = encode(address, work.order, work.sample)
+    check = AnswerCheck(address.protocol, work.expected)
+    return Request(work.name, path, headers + work.order.headers, body, work.weight, check)
+
+
+def encode(address: ServerAddress, order: Order, sample: Sample) -> tuple[str, tuple[Header, ...], bytes]:
     """Return path, headers and body of one request."""
     if address.protocol == "grpc":
         return GRPC_INFER, (), grpc_body(infer_message(order, sample))

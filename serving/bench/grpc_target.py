@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.bench.target import Address, ModelInfo, ServerInfo, index_names, model_info, unknown_model
+from serving.bench.target import ModelInfo, ServerAddress, ServerInfo, index_names, model_info, unknown_model
 from serving.errors import InvalidArgument, NotFound, ServingError, Unavailable
 from serving.protocol.schema import POOL
 
@@ -31,11 +31,15 @@ def message(name: str) -> Any:
     return GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
 
 
-def credentials(address: Address) -> grpc.ChannelCredentials:
+def credentials(address: ServerAddress) -> grpc.ChannelCredentials:
     """Return the TLS settings for a channel. Raises InvalidArgument for files that cannot be read."""
     tls = address.tls
+    if not tls.verify:
+        raise InvalidArgument("gRPC over TLS without looking at the certificate is not possible; give it as --tls-ca")
     try:
-        ca, certificate, key = (Path(name).read_bytes() if name else None for name in (tls.ca, tls.certificate, tls.key or tls.certificate))
+        ca, certificate, key = (
+            Path(name).read_bytes() if name else None for name in (tls.ca_file, tls.certificate, tls.key or tls.certificate)
+        )
     except OSError as error:
         raise InvalidArgument(f"the files for TLS cannot be used: {error}") from None
     return grpc.ssl_channel_credentials(ca, key if certificate else None, certificate)
@@ -44,7 +48,7 @@ def credentials(address: Address) -> grpc.ChannelCredentials:
 class GrpcTarget:
     """See `target.Target`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: ServerAddress) -> None:
         self.address = address
         self._server: ServerInfo | None = None
         if address.secure:

@@ -139,7 +139,7 @@ def _sample(info: ModelInfo, rows: Sequence[Row]) -> Sample:
             raise InvalidArgument(f"the file of inputs has no '{spec.name}', which model '{info.name}' takes ({_declared(info)})")
         parts = [_fitted(info, spec, row[spec.name]) for row in rows]
         if info.batched and any(part.shape != parts[0].shape for part in parts):
-            raise InvalidArgument(f"input '{spec.name}': rows of different shapes cannot be joined; give --batch-size 1")
+            raise InvalidArgument(f"'{spec.name}': rows of different shapes cannot be joined; give --batch-size 1")
         tensors.append(Tensor(spec.name, spec.dtype, np.stack(parts) if info.batched else parts[0]))
     return tuple(tensors)
 
@@ -149,7 +149,9 @@ def _fitted(info: ModelInfo, spec: TensorSpec, array: Array) -> Array:
     if len(declared) != array.ndim or any(d not in (ANY, a) for d, a in zip(declared, array.shape, strict=False)):
         if element_count(declared) == array.size:  # flat rows, as tables have them
             return as_dtype(spec, array.reshape(declared))
-        raise InvalidArgument(f"input '{spec.name}': a row of the file has the shape [{_sizes(array.shape)}], {_declared(info)}")
+        raise InvalidArgument(
+            f"'{spec.name}': a row of the file has the shape [{_sizes(array.shape)}], not that of '{info.name}': {_declared(info)}"
+        )
     return as_dtype(spec, array)
 
 
@@ -185,7 +187,7 @@ def _check_names(info: ModelInfo, given: Mapping[str, Any]) -> None:
 
 
 def _declared(info: ModelInfo) -> str:
-    return "it takes " + ", ".join(f"{s.name} {s.dtype.label}[{_sizes(s.shape)}]" for s in info.inputs)
+    return "it has " + ", ".join(f"{s.name} {s.dtype.label}[{_sizes(s.shape)}]" for s in info.inputs)
 
 
 def _sizes(shape: Sequence[int]) -> str:

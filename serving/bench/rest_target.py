@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.bench.target import Address, ModelInfo, ServerInfo, index_names, model_info, unknown_model
+from serving.bench.target import ModelInfo, ServerAddress, ServerInfo, index_names, model_info, unknown_model
 from serving.errors import InvalidArgument, NotFound, ServingError, Unavailable
 
 ASK_TIMEOUT_S = 10.0
@@ -22,22 +22,18 @@ def model_path(prefix: str, model: str, version: str) -> str:
     return f"{prefix}/v2/models/{quote(model)}{f'/versions/{quote(version)}' if version else ''}"
 
 
-def tls_context(address: Address) -> ssl.SSLContext:
+def tls_context(address: ServerAddress) -> ssl.SSLContext:
     """Return the TLS settings for a client of that address. Raises InvalidArgument for files that cannot be used."""
-    tls = address.tls
     try:
-        context = ssl.create_default_context(cafile=tls.ca or None)
-        if tls.certificate:
-            context.load_cert_chain(tls.certificate, tls.key or None)
-    except (OSError, ssl.SSLError) as error:
+        return address.tls.context("http/1.1")
+    except OSError as error:
         raise InvalidArgument(f"the files for TLS cannot be used: {error}") from None
-    return context
 
 
 class RestTarget:
     """See `target.Target`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: ServerAddress) -> None:
         self.address = address
         self._server: ServerInfo | None = None
         # No proxy of the environment: what is measured is the server.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
+from serving.bench.dial import Tls
 from serving.errors import InvalidArgument, NotFound
 from serving.spec.explain import nearest
 from serving.tensor import ANY, DType, TensorSpec
@@ -25,16 +26,7 @@ _PORTS = {"http": 80, "https": 443, "grpc": 8001, "grpcs": 8001}
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """Files for TLS, PEM. Empty: the authorities that the system trusts, and no certificate of our own."""
-
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """Where a server listens. `prefix` is what stands before `/v2` in its paths ("" or "/serving")."""
 
     host: str
@@ -42,10 +34,10 @@ class Address:
     protocol: Wire
     secure: bool = False
     prefix: str = ""
-    tls: Tls = field(default=Tls())
+    tls: Tls = field(default_factory=Tls)
 
     @classmethod
-    def parse(cls, url: str, protocol: Wire | None = None, tls: Tls | None = None) -> Address:
+    def parse(cls, url: str, protocol: Wire | None = None, tls: Tls | None = None) -> ServerAddress:
         """Return the address of `http://H:P`, `https://H:P/prefix`, `grpc://H:P`, `grpcs://H:P` or `H:P`.
 
         protocol: what to speak there; None: as the scheme says, REST for http. Raises InvalidArgument.
@@ -135,7 +127,7 @@ class ModelInfo:
 class Target(Protocol):
     """A server that answers. Every method raises Unavailable where it cannot be reached."""
 
-    address: Address
+    address: ServerAddress
 
     def server(self) -> ServerInfo:
         """Return what the server says of itself. Raises InvalidArgument where something else answers."""
