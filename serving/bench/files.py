@@ -68,8 +68,8 @@ def _rows(path: Path, columns: Mapping[str, Array], ranks: Mapping[str, int]) ->
     return [{**single, **{name: np.asarray(array[i]) for name, array in many.items()}} for i in range(count)]
 
 
-def whole_requests(path: Path, specs: Sequence[TensorSpec]) -> list[Sample] | None:
-    """Return the requests that a JSON file holds as REST has them; None where it holds rows.
+def whole_requests(path: Path, specs: Sequence[TensorSpec], side: str = "inputs") -> list[Sample] | None:
+    """Return the requests (side "outputs": the answers) that a JSON file holds as REST has them; None where it holds rows.
 
     The datatype that the model declares holds; where it declares none, the one that stands at the input.
     """
@@ -77,10 +77,10 @@ def whole_requests(path: Path, specs: Sequence[TensorSpec]) -> list[Sample] | No
         return None
     said = read_json(path)
     requests = said if isinstance(said, list) else [said]
-    if not requests or not all(isinstance(r, dict) and isinstance(r.get("inputs"), list) for r in requests):
+    if not requests or not all(isinstance(r, dict) and isinstance(r.get(side), list) for r in requests):
         return None
     declared = {spec.name: spec for spec in specs}
-    return [tuple(_tensor(path, item, declared) for item in request["inputs"]) for request in requests]
+    return [tuple(_tensor(path, item, declared) for item in request[side]) for request in requests]
 
 
 def _tensor(path: Path, item: Any, declared: Mapping[str, TensorSpec]) -> Tensor:

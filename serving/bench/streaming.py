@@ -43,6 +43,9 @@ class Gaps:
     answers: int = 0
     requests: int = 0
 
+    def __add__(self, other: Gaps) -> Gaps:
+        return Gaps(self.first + other.first, self.between + other.between, self.answers + other.answers, self.requests + other.requests)
+
     def figures(self) -> Streaming:
         return Streaming(
             first_ms=Latency.of(self.first),
