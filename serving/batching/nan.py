@@ -26,7 +26,7 @@ def nan_rows(outputs: Any, names: tuple[str, ...], rows: int, batched: bool) -> 
     """
     if type(outputs) is not dict:
         return 0
-    found: np.ndarray[Any, Any] | None = None
+    found: Any = None
     for name in names:
         array = outputs.get(name)
         if type(array) is not np.ndarray or not array.size or not _has_nan(array):

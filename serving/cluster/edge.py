@@ -1,11 +1,13 @@
-"""Edge: the Ray Serve shell around an EdgeKeeper, one per node."""
+"""Edge: the Ray Serve shell around an EdgeKeeper and the watch, one per node."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from serving.cluster import serve_api
 from serving.cluster.shell import enter
+from serving.cluster.watch import Watch
 from serving.edge import EdgeConfig, EdgeKeeper, EdgeMode
 from serving.errors import ServingError
 
@@ -32,9 +34,12 @@ class Edge:
             self._keeper.start()
         except ServingError as error:
             raise serve_api.cannot_start(error.message) from error
+        self._watch = Watch(Path(told.run_dir))
+        self._watch.start()
 
     def check_health(self) -> None:
         self._keeper.healthy()
 
     async def __del__(self) -> None:
+        await asyncio.to_thread(self._watch.stop)
         await asyncio.to_thread(self._keeper.close, DRAIN_S - 5.0)

@@ -33,6 +33,7 @@ from ray._raylet import ActorClassID, NodeID, setproctitle  # type: ignore[attr-
 
 from serving.cluster import leftovers
 from serving.cluster.boot import TAG
+from serving.cluster.ends import Reaper
 from serving.cluster.worker import ENTRY, SOCKET
 
 COMMON = ("ray.serve._private.replica", "ray.serve._private.controller", "ray.dag.compiled_dag_node", "serving.cluster.office")
@@ -43,7 +44,7 @@ CLEAR_UP_S = 4.0
 def main(preloads: list[str]) -> None:
     """Serve orders until the raylet ends. `preloads`: lists of modules (comma-separated) for which to have a nursery at once."""
     setproctitle("serving: nursery")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # until there is a reaper
     engine = os.getppid()
     raylet = os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
     path = os.environ[SOCKET]
@@ -52,7 +53,7 @@ def main(preloads: list[str]) -> None:
     Path(path).chmod(0o600)
     listener.listen(64)
     _load(COMMON)
-    Nursery(raylet, listener, [p for p in preloads if not p.startswith("-")]).run()
+    Nursery(raylet, listener, Path(path).parent, [p for p in preloads if not p.startswith("-")]).run()
     _clear_up(engine, Path(path).parent)
 
 
@@ -70,18 +71,24 @@ def _clear_up(engine: int, run_dir: Path) -> None:
 class Nursery:
     """Takes orders from workers-to-be; hands those that want more modules to a nursery that has them."""
 
-    def __init__(self, raylet: int, listener: socket.socket, preloads: list[str]) -> None:
+    def __init__(self, raylet: int, listener: socket.socket, run_dir: Path, preloads: list[str]) -> None:
         self._raylet = raylet
         self._listener = listener
+        self._run_dir = run_dir
+        self._reaper = Reaper(run_dir)
         self._special: dict[str, socket.socket] = {}
         for preload in preloads:
             self._branch(preload)
 
     def run(self) -> None:
         poll = select.poll()
-        poll.register(self._raylet, select.POLLIN)
-        poll.register(self._listener, select.POLLIN)
-        while not any(fd == self._raylet for fd, _ in poll.poll()):
+        for waited in (self._raylet, self._listener, self._reaper):
+            poll.register(waited, select.POLLIN)
+        while self._raylet not in (ready := {fd for fd, _ in poll.poll()}):
+            if self._reaper.fileno() in ready:
+                self._reaper.reap()
+            if self._listener.fileno() not in ready:
+                continue
             try:
                 customer, _ = self._listener.accept()
                 self._serve(customer)
@@ -97,7 +104,8 @@ class Nursery:
             preload = ",".join(json.loads(data)["preload"])
             try:
                 if not preload:
-                    _fork(customer, data, streams, [self._raylet, self._listener.fileno(), *map(_number, self._special.values())])
+                    inherited = [self._raylet, self._listener.fileno(), *map(_number, self._special.values())]
+                    _fork(customer, data, streams, inherited, self._reaper)
                 else:
                     self._hand_on(preload, data, [*streams, customer.fileno()])
             finally:
@@ -124,32 +132,43 @@ class Nursery:
         for inherited in (ours, self._listener, *self._special.values()):
             inherited.close()
         os.close(self._raylet)
+        self._reaper.forget()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         setproctitle(f"serving: nursery {preload}")
         _load(preload.split(","))
-        _tend(theirs)
+        _tend(theirs, Reaper(self._run_dir))
 
 
-def _tend(orders: socket.socket) -> NoReturn:
+def _tend(orders: socket.socket, reaper: Reaper) -> NoReturn:
     """Fork a worker for each order until the nursery above ends."""
+    poll = select.poll()
+    poll.register(orders, select.POLLIN)
+    poll.register(reaper, select.POLLIN)
     while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if reaper.fileno() in ready:
+            reaper.reap()
+        if orders.fileno() not in ready:
+            continue
         data, descriptors, _, _ = socket.recv_fds(orders, ORDER_BYTES, 4)
         if not data:
             os._exit(0)
         with socket.socket(fileno=descriptors[3]) as customer:
             try:
-                _fork(customer, data, descriptors[:3], [orders.fileno()])
+                _fork(customer, data, descriptors[:3], [orders.fileno()], reaper)
             finally:
                 for stream in descriptors[:3]:
                     os.close(stream)
 
 
-def _fork(customer: socket.socket, data: bytes, streams: list[int], inherited: list[int]) -> None:
+def _fork(customer: socket.socket, data: bytes, streams: list[int], inherited: list[int], reaper: Reaper) -> None:
     """Fork a worker and tell the customer. In the worker this does not return."""
     if not os.fork():
         try:
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
             customer.close()
+            reaper.forget()
             for descriptor in [*inherited, *streams]:
                 os.close(descriptor)
             _become(json.loads(data))
@@ -160,7 +179,6 @@ def _fork(customer: socket.socket, data: bytes, streams: list[int], inherited: l
 
 def _become(order: dict[str, Any]) -> None:
     """Go on as Ray's worker script, with what a process that Ray had started itself would have."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, order["blocked"])
     os.environ.clear()
     os.environ.update(order["environment"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from serving.cluster import directory, serve_api
@@ -15,7 +16,8 @@ from serving.cluster.gateway import MODEL, Gateway
 from serving.cluster.placement import shortage
 from serving.cluster.preload import preload
 from serving.cluster.replica import DRAIN_S, Replica
-from serving.cluster.serve_api import Application
+from serving.cluster.serve_api import Application, ApplicationSeen
+from serving.cluster.starts import Starts
 from serving.cluster.worker import PRELOAD
 from serving.control.ports import Acknowledged, Seen, VersionSeen
 from serving.hosting import HostPlan
@@ -32,6 +34,7 @@ class RayCluster:
 
     def __init__(self, boot: Boot) -> None:
         self._boot = boot
+        self._run_dir = Path(boot.run_dir)
         self._nodes: list[dict[str, Any]] = []
         self._nodes_at = 0.0
         self._gateways: Any = None
@@ -43,15 +46,24 @@ class RayCluster:
         edge = "is starting"
         for name, app in serve_api.applications().items():
             if key := key_of_app(name):
-                versions[key] = VersionSeen(app.running, app.starting, app.stopping, app.failed, app.reason)
+                versions[key] = self._version(key, app)
             elif name == EDGE:
                 edge = "" if app.running else app.reason or edge
         return Seen(versions, frozenset(directory.running(GATEWAYS)), edge)
+
+    def _version(self, key: str, app: ApplicationSeen) -> VersionSeen:
+        standing = Starts(self._run_dir, key).standing()
+        failed = app.failed or standing.failures > 0
+        reason = standing.reason or app.reason
+        return VersionSeen(app.running, app.starting, app.stopping, failed, reason, standing.failures, standing.since, standing.next_try)
 
     def deploy(self, deployments: Iterable[DeploymentTarget]) -> None:
         serve_api.deploy(self.model(d) for d in deployments)
 
     def retire(self, keys: Iterable[str]) -> None:
+        keys = list(keys)
+        for key in keys:
+            Starts(self._run_dir, key).forget()
         serve_api.delete(app_name(*key.split("/")) for key in keys)
 
     def resize(self, settings: EngineSettings) -> None:
@@ -88,12 +100,14 @@ class RayCluster:
         if variables:
             resources["runtime_env"] = {"env_vars": variables}
         plan = HostPlan((d.plan,)).to_json()
+        code = code_version(d)
         return Application(
             name=app_name(d.plan.model, d.plan.version),
             deployment=MODEL,
             host=Replica,
-            arguments=(self._boot.to_json(), plan, None, "cuda" if d.gpus else "cpu"),
-            code_version=code_version(d),
+            arguments=(self._boot.to_json(), plan, None, "cuda" if d.gpus else "cpu", code),
+            code_version=code,
+            attempts=serve_api.ALWAYS,
             replicas=d.replicas,
             user_config=plan,
             resources=resources,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 from serving.cluster import serve_api
 from serving.cluster.shell import enter
+from serving.cluster.starts import Starts
 from serving.errors import ServingError
 from serving.hosting import HostPlan
 from serving.replica.host import ReplicaHost
@@ -18,16 +20,30 @@ DRAIN_S = 30.0
 
 
 class Replica:
-    """One replica process. Serve asks for its metadata before the first `reconfigure`, so it listens when `__init__` returns."""
+    """One replica process. Serve asks for its metadata before the first `reconfigure`, so it listens when `__init__` returns.
 
-    def __init__(self, boot: str, plan: dict[str, Any], tcp_host: str | None, device: str) -> None:
+    code    of the version, as Serve is told; after failures to start it with this code, the next try waits (`starts.py`)
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, boot: str, plan: dict[str, Any], tcp_host: str | None, device: str, code: str
+    ) -> None:
         held = HostPlan.from_json(plan)
-        told, name = enter(boot, f"replica-{held.versions[0].key.replace('/', '-')}")
+        key = held.versions[0].key
+        told, name = enter(boot, f"replica-{key.replace('/', '-')}")
+        self._starts = Starts(Path(told.run_dir), key)
+        await self._starts.turn(code)
+        self._starts.begin(name, code)
         self._host = ReplicaHost(held, name, told.run_dir, tcp_host, device=device)
         try:
-            self._host.start(_note)
+            await asyncio.to_thread(self._host.start, _note)
         except ServingError as error:
+            self._starts.failed(error.message)
             raise serve_api.cannot_start(error.message) from error
+        except BaseException as error:
+            self._starts.failed(f"{type(error).__name__}: {error}")
+            raise
+        self._starts.ready()
 
     async def reconfigure(self, plan: dict[str, Any]) -> None:
         """Take over batching policies: called before traffic, with what holds by then, and again at each change."""
@@ -41,7 +57,9 @@ class Replica:
         self._host.healthy()
 
     async def __del__(self) -> None:
-        await asyncio.to_thread(self._host.drain, DRAIN_S - 5.0)
+        self._starts.left()
+        if self._host.address:  # else it is deleted before it has come up
+            await asyncio.to_thread(self._host.drain, DRAIN_S - 5.0)
 
 
 def _note(key: str, state: str) -> None:

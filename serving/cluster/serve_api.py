@@ -26,8 +26,14 @@ from serving.errors import Unavailable
 
 FAILED, END = "cannot start: ", " <end of reason>"
 """What a process of ours puts around its reason, so that it can be found in the text that Serve makes of it."""
-START_ATTEMPTS = 1
-"""A version whose first replica cannot start is reported at once: a file that cannot be loaded will not be better at the third try."""
+ONCE = 1
+"""Tries to start a part of the engine itself: it is reported at once, and ends the engine."""
+ALWAYS = 1_000_000
+"""Tries to start a version. Replicas that fail hold themselves back (`starts.py`)."""
+HEALTH_TIMEOUT_S = 5.0
+"""Three of these and Serve replaces a process that does not say how it is. The watch is faster (`watch.py`)."""
+_STARTS_FAIL = "A replica failed to start"
+"""How Serve's message begins once a replica has failed and another is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Application:
     resources     ray_actor_options
     surge         whether a new replica starts before the old one stops; off where both want the same port
     drain_s       time for `__del__` before the process is killed
+    attempts      starts that may fail before Serve gives up
     """
 
     name: str
@@ -53,11 +60,12 @@ class Application:
     surge: bool = True
     drain_s: float = 30.0
     one_per_node: bool = False
+    attempts: int = ONCE
 
 
 @dataclass(frozen=True, slots=True)
 class ApplicationSeen:
-    """What Serve says of an application. `failed`: it has given up on a start or an update; `reason` says why."""
+    """What Serve says of an application. `failed`: a start or an update has failed, tried again or not; `reason` says why."""
 
     running: int
     starting: int
@@ -84,13 +92,13 @@ def _build(a: Application) -> Any:
         "num_replicas": a.replicas,
         "ray_actor_options": {"num_cpus": 0, **a.resources},
         "health_check_period_s": 1.0,
-        "health_check_timeout_s": 10.0,
+        "health_check_timeout_s": HEALTH_TIMEOUT_S,
         "graceful_shutdown_wait_loop_s": 0.1,
         "graceful_shutdown_timeout_s": a.drain_s,
         "max_ongoing_requests": 100,
         "max_surge_percent": 100 if a.surge else 0,
         "rolling_update_percentage": 1.0 if a.surge else 0.5,
-        "max_constructor_retry_count": START_ATTEMPTS,
+        "max_constructor_retry_count": a.attempts,
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
     }
     if a.user_config is not None:
@@ -131,7 +139,8 @@ def _seen(app: dict[str, Any]) -> ApplicationSeen:
             stopping += state == "STOPPING"
     status = str(getattr(app["status"], "value", app["status"]))
     message = next((m for m in messages if m), app["message"])
-    return ApplicationSeen(running, starting, stopping, status in ("DEPLOY_FAILED", "UNHEALTHY"), _reason(message))
+    failed = status in ("DEPLOY_FAILED", "UNHEALTHY") or message.startswith(_STARTS_FAIL)
+    return ApplicationSeen(running, starting, stopping, failed, _reason(message))
 
 
 _OURS = re.compile(re.escape(FAILED) + "(.*?)" + re.escape(END), re.DOTALL)

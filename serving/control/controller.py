@@ -7,6 +7,7 @@ memory: it asks for everything again, and what runs already goes on untouched.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
@@ -55,7 +56,8 @@ class Controller:
         """Why a version cannot be placed, by key."""
         self._retiring: set[str] = set()
         """Asked to stop, and not gone yet."""
-        self._known: dict[str, State] = {}
+        self._known: dict[str, tuple[State, float]] = {}
+        """State of each version, and since when."""
         self._started_at = clock.now()
         self.status = Status()
 
@@ -201,17 +203,14 @@ class Controller:
 
     def _report(self, seen: Seen, waiting: list[str]) -> None:
         target = self.target
-        versions = tuple(self._version(d, seen) for d in target.deployments)
+        versions = tuple(self._dated(self._version(d, seen)) for d in target.deployments)
+        self._known = {v.key: self._known[v.key] for v in versions}
         wanted = target.settings.gateways
         if len(seen.gateways) < wanted:
             waiting.append(f"{wanted - len(seen.gateways)} of {wanted} gateways are starting")
         waiting += [f"{v.key} is starting" for v in versions if v.state == "starting"]
         if seen.edge:
             waiting.append(f"the edge: {seen.edge}")
-        for v in versions:
-            if self._known.get(v.key) != v.state:
-                self._known[v.key] = v.state
-                log.info("%s is %s%s", v.key, v.state, f": {v.reason}" if v.reason else "")
         self.status = Status(
             revision=self._revision.number if self._revision else 0,
             published=self._state.revision if self._state else 0,
@@ -222,6 +221,18 @@ class Controller:
             edge=seen.edge,
             waiting=tuple(waiting),
         )
+
+    def _dated(self, version: VersionStatus) -> VersionStatus:
+        """Note a change of state; return the status with its time, and what people need to know of it in its reason."""
+        state, since = self._known.get(version.key, ("", 0.0))
+        if state != version.state:
+            since = self._clock.now()
+            self._known[version.key] = version.state, since
+            log.info("%s is %s%s", version.key, version.state, f": {version.reason}" if version.reason else "")
+        if not version.failures:
+            return replace(version, since=since)
+        when = f"next try at {_hour(version.next_try)}" if version.next_try > self._clock.now() else "trying again"
+        return replace(version, reason=f"{version.reason} (since {_hour(version.since)}, {when})")
 
     def _version(self, deployment: DeploymentTarget, seen: Seen) -> VersionStatus:
         key, plan, target = deployment.key, deployment.plan, self.target
@@ -246,4 +257,12 @@ class Controller:
             deployment.replicas,
             route is not None and route.stable == plan.version,
             target.descriptions.get(key) or target.descriptions.get(plan.model, ""),
+            known.since,
+            known.failures,
+            known.next_try,
         )
+
+
+def _hour(at: float) -> str:
+    """Return a time as people of this machine read it."""
+    return time.strftime("%H:%M:%S", time.localtime(at))

@@ -12,13 +12,20 @@ from serving.state import GatewayState
 
 @dataclass(frozen=True, slots=True)
 class VersionSeen:
-    """One version as the cluster sees it: replicas by state; `failed` where it has given up, and why in `reason`."""
+    """One version as the cluster sees it: replicas by state; `failed` where a start has failed, and why in `reason`.
+
+    failures, since, next_try  starts that have failed one after another, when the first did, when the next may begin (seconds since
+                               1970); 0 where the cluster does not know
+    """
 
     running: int = 0
     starting: int = 0
     stopping: int = 0
     failed: bool = False
     reason: str = ""
+    failures: int = 0
+    since: float = 0.0
+    next_try: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

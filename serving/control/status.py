@@ -10,7 +10,12 @@ State = Literal["starting", "ready", "failed", "stopping"]
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """One version. `reason` says what is wrong or waited for; replicas that run of those that are wanted."""
+    """One version. `reason` says what is wrong or waited for; replicas that run of those that are wanted.
+
+    since     when it came into its state, in seconds since 1970; where starts fail, when the first of them did
+    failures  starts that have failed one after another
+    next_try  when the next start may begin, in seconds since 1970; 0.0 = nothing waits for its time
+    """
 
     model: str
     version: str
@@ -20,6 +25,9 @@ class VersionStatus:
     wanted: int
     stable: bool
     description: str = ""
+    since: float = 0.0
+    failures: int = 0
+    next_try: float = 0.0
 
     @property
     def key(self) -> str:

@@ -187,3 +187,39 @@ def test_replicas_that_go_while_one_answers_leave_the_version_ready(scene: Scene
 def test_the_same_target_twice_is_one_revision(scene: Scene) -> None:
     first = scene.controller.accept(target("mlp/1"), "test", "")
     assert scene.controller.accept(target("mlp/1"), "test", "") == first
+
+
+def test_a_failed_start_tells_since_when_and_when_the_next_try_is(scene: Scene) -> None:
+    scene.controller.accept(target("bad/1"), "test", "")
+    scene.cluster.gateways = {"a"}
+    scene.ticks()
+    scene.cluster.versions["bad/1"] = VersionSeen(starting=1, failed=True, reason="no such file", failures=3, since=990.0, next_try=1004.0)
+    scene.ticks()
+    (seen,) = scene.controller.status.failed
+    assert (seen.since, seen.failures, seen.next_try) == (990.0, 3, 1004.0)
+    assert seen.reason.startswith("no such file (since ")
+    assert ", next try at " in seen.reason
+    scene.clock.time = 1005.0
+    scene.ticks()
+    assert scene.controller.status.failed[0].reason.endswith(", trying again)")
+    assert scene.controller.status.settled
+
+
+def test_a_version_that_lacks_a_replica_is_ready_and_says_why_it_lacks_one(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.cluster.versions["mlp/1"] = VersionSeen(1, 1, failed=True, reason="no memory", failures=1, since=990.0, next_try=1001.0)
+    scene.ticks()
+    (seen,) = scene.controller.status.versions
+    assert (seen.state, seen.failures) == ("ready", 1)
+    assert seen.reason.startswith("no memory (since ")
+
+
+def test_a_state_tells_since_when_it_holds(scene: Scene) -> None:
+    scene.up("mlp/1")
+    assert {v.since for v in scene.controller.status.versions} == {1000.0}
+    scene.clock.time = 2000.0
+    scene.ticks()
+    assert {v.since for v in scene.controller.status.versions} == {1000.0}
+    scene.cluster.versions["mlp/1"] = VersionSeen(starting=1)
+    scene.ticks()
+    assert [(v.state, v.since) for v in scene.controller.status.versions] == [("starting", 2000.0)]
