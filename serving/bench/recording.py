@@ -94,6 +94,8 @@ class Recording:
     wall_s        length of the measurement
     client_cpu_s  user and system time of the processes that sent, within the measurement
     client_busy   cores that the busiest of these processes used: near 1 it is the bottleneck
+    waited        requests of an open loop for which no connection was free when they were due
+    sent_bytes    of bodies; received_bytes: all that came
     interrupted   ended before its time
     """
 
@@ -107,6 +109,7 @@ class Recording:
     processes: int = 0
     connections: int = 0
     reconnects: int = 0
+    waited: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
     interrupted: bool = False
@@ -169,6 +172,7 @@ class Recording:
             client_cpu_s=self.client_cpu_s + other.client_cpu_s,
             client_busy=max(self.client_busy, other.client_busy),
             reconnects=self.reconnects + other.reconnects,
+            waited=self.waited + other.waited,
             sent_bytes=self.sent_bytes + other.sent_bytes,
             received_bytes=self.received_bytes + other.received_bytes,
             interrupted=self.interrupted or other.interrupted,

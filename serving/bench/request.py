@@ -13,6 +13,10 @@ Check = Callable[[bytes], str | None]
 GRPC_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
+class BadAnswer(Exception):
+    """The bytes that came are no answer of the protocol; the message says which."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One kind of request, sent over and over.

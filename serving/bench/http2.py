@@ -1,0 +1,461 @@
+"""HTTP/2 with prior knowledge, for unary gRPC calls: one or several streams on a connection.
+
+The common answer has the frames of the one before it, but for the stream's number; the frames are kept cut at that number, so that one
+`key.join(good)` and one comparison recognise the next.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable
+
+from serving.bench import http2_frames as h2
+from serving.bench.connection import Connection, Pace, Stage
+from serving.bench.dial import WAIT, Address, Tls, failure
+from serving.bench.http2_headers import AnswerHeaders, Fields, RequestHeaders
+from serving.bench.http2_stream import Stream, Upload
+from serving.bench.reactor import Reactor
+from serving.bench.request import BadAnswer
+from serving.bench.ticket import Ticket
+
+_READ = 65536
+_LAST_STREAM = (1 << 31) - 1 - 2
+_REFILL = 1 << 29
+_BURST = 256 * 1024
+
+_DATA, _HEADERS = int(h2.Frame.DATA), int(h2.Frame.HEADERS)
+
+
+class Http2Driver:
+    """What the connections of a process share."""
+
+    def __init__(self, address: Address, tls: Tls | None, new_connection: bool, streams: int) -> None:
+        self.streams = 1 if new_connection else streams
+        self._address = address
+        self._tls = tls.context(Http2Connection.protocol) if tls else None
+        self._tls_name = tls.name if tls and tls.name else address.name
+        self._new_connection = new_connection
+        self._known: dict[bytes, Fields] = {}
+
+    def prepare(self, ticket: Ticket) -> None:
+        """Nothing: the header table, and so the bytes, are each connection's own."""
+
+    def connection(self, reactor: Reactor, pace: Pace, slots: int) -> Http2Connection:
+        return Http2Connection(reactor, self._address, self._tls, self._tls_name, pace, slots, self._new_connection, self._known)
+
+
+class Http2Connection(Connection):
+    """`_ready` holds, by the request's number, what only lacks the stream's number, and the size of its body."""
+
+    protocol = "h2"
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        address: Address,
+        tls: ssl.SSLContext | None,
+        tls_name: str,
+        pace: Pace,
+        slots: int,
+        new_connection: bool,
+        known: dict[bytes, Fields],
+    ) -> None:
+        super().__init__(reactor, address, tls, tls_name, pace, slots)
+        self._wanted_slots = slots
+        self._new_connection = new_connection
+        self._known = known
+        self._scheme = "https" if tls else "http"
+        self._authority = address.host
+        self._streams: dict[bytes, Stream] = {}
+        self._spare: list[Stream] = []
+        self._handlers: dict[int, Callable[[int, bytes, bytes, int], None]] = {
+            h2.Frame.RST_STREAM: self._rst_stream,
+            h2.Frame.SETTINGS: self._settings,
+            h2.Frame.PUSH_PROMISE: self._push_promise,
+            h2.Frame.PING: self._ping,
+            h2.Frame.GOAWAY: self._goaway,
+            h2.Frame.WINDOW_UPDATE: self._window_update,
+            h2.Frame.CONTINUATION: self._continuation,
+        }
+        self._renew()
+
+    def _renew(self) -> None:
+        """A new connection knows nothing."""
+        self.slots = self._wanted_slots
+        self._next = 1
+        self._ready: dict[int, tuple[tuple[bytes, ...], int]] = {}
+        self._request_headers = RequestHeaders(self._authority, self._scheme)
+        self._answer_headers = AnswerHeaders(self._known)
+        self._window = self._stream_window = h2.WINDOW
+        self._max_frame = h2.MAX_FRAME
+        self._greeted = self._corked = False
+        self._leaving = self._new_connection
+        self._credit = 0
+        self._tail = b""
+        self._out: list[bytes] = []
+        self._uploads: deque[Upload] = deque()
+        self._assembling: tuple[bytes, int, bytearray] | None = None
+
+    @property
+    def busy(self) -> int:
+        return len(self._streams)
+
+    @property
+    def opening(self) -> bool:
+        return super().opening or (self.stage is Stage.OPEN and not self._greeted)
+
+    def tickets(self) -> list[Ticket]:
+        return [stream.ticket for stream in self._streams.values()]
+
+    def clear(self) -> None:
+        self._streams.clear()
+        self._renew()
+
+    def started(self, now: int) -> None:
+        self._out.append(h2.PREFACE)
+        self._flush()
+
+    def begin(self, ticket: Ticket, start: int, now: int) -> None:
+        number = self._next
+        self._next = number + 2
+        key = number.to_bytes(4, "big")
+        spare = self._spare
+        stream = spare.pop() if spare else Stream()
+        stream.fresh = True
+        stream.ticket = ticket
+        stream.start = start
+        stream.since = now
+        self._streams[key] = stream
+        ready = self._ready.get(ticket.number)
+        if ready is not None and ready[1] <= self._window:
+            parts, size = ready
+            self._window -= size
+            self._out.append(key.join(parts))
+        else:
+            self._begin_slowly(ticket, key)
+        if number >= _LAST_STREAM:
+            self._leave()
+        if not self._corked:
+            if self.slots == 1:
+                self._flush()
+            else:
+                # Several requests may begin in this turn: they leave together.
+                self._corked = True
+                self.reactor.after(self._uncork)
+
+    def readable(self, now: int) -> None:
+        try:
+            data = self.recv(_READ)
+        except WAIT:
+            return
+        except OSError as error:
+            self._end(*failure(error, "receive"), now)
+            return
+        self.received += len(data)
+        if not data:
+            self._end("closed", "the server closed the connection", now)
+            return
+        if self._tail:
+            data = self._tail + data
+        streams, spare = self._streams, self._spare
+        self._corked = True
+        at, size = 0, len(data)
+        while size - at >= h2.HEAD:
+            key = data[at + 5 : at + 9]
+            stream = streams.get(key)
+            if stream is not None and stream.fresh:
+                ticket = stream.ticket
+                good = ticket.good_parts
+                if good is not None:
+                    whole = key.join(good)
+                    if data.startswith(whole, at):
+                        at += len(whole)
+                        self._credit += ticket.good_data
+                        del streams[key]
+                        spare.append(stream)
+                        ticket.answered(now - stream.start)
+                        if not self._leaving:
+                            self.free(self, now)
+                        elif self._left(now):
+                            return
+                        continue
+            end = at + h2.HEAD + int.from_bytes(data[at : at + 3], "big")
+            try:
+                if end > size:
+                    self._check_length(data[at:])
+                    break
+                self._frame(data[at : at + 5], key, data[at + h2.HEAD : end], now)
+            except BadAnswer as error:
+                self._end("bad answer", str(error), now)
+            if self.stage is not Stage.OPEN:
+                return
+            at = end
+        self._tail = data[at:]
+        if self._credit > _REFILL:
+            self._out.append(h2.window_update(h2.NO_STREAM, self._credit))
+            self._credit = 0
+        self._corked = False
+        self._flush()
+
+    def written(self, now: int) -> None:
+        self._flush()
+
+    def expire_requests(self, before: int, now: int) -> None:
+        if not self._greeted:
+            if self.opened < before:
+                self._unopened("connect timeout", "no SETTINGS within the timeout", now)
+            return
+        late = [key for key, stream in self._streams.items() if stream.since < before]
+        for key in late:
+            self._streams.pop(key).ticket.fail("timeout", "no answer within the timeout")
+            self._out.append(h2.rst_stream(key, h2.ErrorCode.CANCEL))
+            self._drop_upload(key)
+        if late:
+            self._flush()
+        for _ in late:
+            if self.stage is Stage.OPEN:
+                self._release(now)
+
+    def _begin_slowly(self, ticket: Ticket, key: bytes) -> None:
+        """Send a request whose headers this connection has not seen, or whose body does not fit into a frame or a window."""
+        body = ticket.request.body
+        block, again = self._request_headers.block(ticket.number, ticket.request)
+        if not again:
+            self._ready.clear()
+        heads = h2.header_frames(block, self._max_frame)
+        if len(body) > min(self._max_frame, self._stream_window, self._window):
+            self._out.append(key.join(heads))
+            self._uploads.append(Upload(key, body, self._stream_window))
+            return
+        parts = (*heads[:-1], heads[-1] + h2.before_stream(len(body), h2.Frame.DATA, h2.END_STREAM), body)
+        self._window -= len(body)
+        self._out.append(key.join(parts))
+        if again:
+            self._ready[ticket.number] = parts, len(body)
+
+    def _uncork(self) -> None:
+        self._corked = False
+        if self.stage is Stage.OPEN:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what lies ready, as far as the socket takes it; the rest follows when it is writable."""
+        out = self._out
+        while not self.writing:
+            if self._uploads:
+                self._pump()
+            if not out:
+                return
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            try:
+                sent = self.send(data)
+            except WAIT:
+                sent = 0
+            except OSError:
+                return  # reading finds the error, and what the server said before it
+            if sent != len(data):
+                self.write_rest(memoryview(data)[sent:])
+
+    def _pump(self) -> None:
+        """Cut frames off the bodies that wait, in turn, as far as the windows go."""
+        made = blocked = 0
+        uploads, out = self._uploads, self._out
+        while blocked < len(uploads) and made < _BURST and self._window > 0:
+            upload = uploads.popleft()
+            left = len(upload.body) - upload.at
+            size = min(self._max_frame, self._window, upload.window, left)
+            if size <= 0:
+                blocked += 1
+                uploads.append(upload)
+                continue
+            blocked = 0
+            piece = upload.body[upload.at : upload.at + size]
+            out.append(h2.before_stream(size, h2.Frame.DATA, h2.END_STREAM if size == left else 0) + upload.key)
+            out.append(piece)  # type: ignore[arg-type]  # join takes a memoryview as it is
+            upload.at += size
+            upload.window -= size
+            self._window -= size
+            made += size
+            if size < left:
+                uploads.append(upload)
+
+    def _drop_upload(self, key: bytes) -> bool:
+        for upload in self._uploads:
+            if upload.key == key:
+                self._uploads.remove(upload)
+                return True
+        return False
+
+    def _check_length(self, begun: bytes) -> None:
+        if int.from_bytes(begun[:3], "big") > h2.MAX_FRAME or not (self._greeted or begun[3] == h2.Frame.SETTINGS):
+            raise BadAnswer(f"not an HTTP/2 frame: {begun[:60]!r}")
+
+    def _frame(self, head: bytes, key: bytes, payload: bytes, now: int) -> None:
+        kind, flags = head[3], head[4]
+        if not self._greeted or len(payload) > h2.MAX_FRAME:
+            self._check_length(head + key + payload[:60])
+        if self._assembling is not None and kind != h2.Frame.CONTINUATION:
+            raise BadAnswer("a frame within a block of headers")
+        if kind == _DATA:
+            self._data(head, key, payload, now)
+        elif kind == _HEADERS:
+            stream = self._streams.get(key)
+            if stream is not None:
+                if stream.fresh:
+                    stream.open(self._answer_headers.stateless)
+                stream.take_frame(head, payload)
+            block = h2.unpadded(flags, payload) if flags & (h2.PADDED | h2.PRIORITY) else payload
+            if flags & h2.END_HEADERS:
+                self._headers(key, flags, block, now)
+            else:
+                self._assembling = key, flags, bytearray(block)
+        else:
+            handler = self._handlers.get(kind)
+            if handler is not None:
+                handler(flags, key, payload, now)
+
+    def _data(self, head: bytes, key: bytes, payload: bytes, now: int) -> None:
+        self._credit += len(payload)
+        stream = self._streams.get(key)
+        if stream is None:
+            return
+        if stream.fresh:
+            raise BadAnswer("DATA before HEADERS")
+        flags = head[4]
+        if flags & h2.PADDED:
+            stream.template = None
+            payload = h2.unpadded(flags & h2.PADDED, payload)
+        stream.take_frame(head, payload)
+        stream.take_data(payload)
+        if flags & h2.END_STREAM:
+            self._finish(key, stream, now)
+
+    def _headers(self, key: bytes, flags: int, block: bytes, now: int) -> None:
+        fields = self._answer_headers.read(block)
+        stream = self._streams.get(key)
+        if stream is None:
+            return
+        stream.take_fields(fields)
+        if flags & h2.END_STREAM:
+            self._finish(key, stream, now)
+
+    def _finish(self, key: bytes, stream: Stream, now: int) -> None:
+        del self._streams[key]
+        if self._uploads and self._drop_upload(key):
+            self._out.append(h2.rst_stream(key, h2.ErrorCode.CANCEL))
+        ticket = stream.ticket
+        wrong = stream.verdict()
+        if wrong is not None:
+            ticket.fail(*wrong)
+        else:
+            ticket.answered(now - stream.start)
+            if stream.template is not None and self._answer_headers.stateless:
+                ticket.good_parts = tuple(stream.template)
+                ticket.good_data = stream.data_bytes
+        self._spare.append(stream)
+        self._release(now)
+
+    def _release(self, now: int) -> None:
+        """A stream has ended."""
+        if not self._leaving:
+            self.free(self, now)
+        else:
+            self._left(now)
+
+    def _left(self, now: int) -> bool:
+        """On a connection that takes no new requests: close it behind the last one; True where that was it."""
+        if self._streams:
+            return False
+        self._flush()
+        self.retire(now)
+        return True
+
+    def _leave(self) -> None:
+        self._leaving = True
+        self.pace.withdraw(self)
+
+    def _end(self, kind: str, text: str, now: int) -> None:
+        if not self._greeted:
+            self._unopened(kind, text, now)
+        elif self._streams:
+            self.lose(kind, text, now)
+        else:
+            if kind == "bad answer":
+                self.warn(f"on a connection without requests: {text}")
+            self.retire(now)
+
+    def _rst_stream(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
+        stream = self._streams.pop(key, None)
+        if stream is not None:
+            stream.ticket.fail(f"rst_stream {h2.error_code(payload, h2.Frame.RST_STREAM)}")
+            self._drop_upload(key)
+            self._release(now)
+
+    def _settings(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
+        if flags & h2.ACK:
+            return
+        allowed = None
+        for setting, value in h2.settings(payload):
+            if setting == h2.Setting.HEADER_TABLE_SIZE:
+                self._request_headers.limit_table(value)
+            elif setting == h2.Setting.MAX_CONCURRENT_STREAMS:
+                allowed = value
+            elif setting == h2.Setting.INITIAL_WINDOW_SIZE:
+                if value > h2.LARGEST_WINDOW:
+                    raise BadAnswer(f"a window of {value}")
+                for upload in self._uploads:
+                    upload.window += value - self._stream_window
+                self._stream_window = value
+            elif setting == h2.Setting.MAX_FRAME_SIZE:
+                self._max_frame = max(h2.MAX_FRAME, value)
+        self._ready.clear()
+        self._out.append(h2.SETTINGS_ACK)
+        if allowed is not None and not self._greeted and allowed < self.slots:
+            if not allowed:
+                raise BadAnswer("the server allows no streams (MAX_CONCURRENT_STREAMS 0)")
+            self.warn(f"the server allows {allowed} streams on a connection, not {self.slots}")
+            self.slots = allowed
+        if not self._greeted:
+            self._greeted = True
+            self.pace.ready(self, now)
+
+    def _push_promise(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
+        raise BadAnswer("PUSH_PROMISE, which was forbidden")
+
+    def _ping(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
+        if not flags & h2.ACK:
+            self._out.append(h2.frame(h2.Frame.PING, payload, h2.ACK))
+
+    def _goaway(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
+        last = h2.number(payload, h2.Frame.GOAWAY)
+        reason = f"{h2.error_code(payload[4:], h2.Frame.GOAWAY)} {payload[8:].decode(errors='replace')}".strip()
+        self._leave()
+        for refused in [key for key in self._streams if int.from_bytes(key, "big") > last]:
+            self._streams.pop(refused).ticket.fail("goaway", reason)
+            self._drop_upload(refused)
+        self._left(now)
+
+    def _window_update(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
+        increment = h2.number(payload, h2.Frame.WINDOW_UPDATE)
+        if key == h2.NO_STREAM:
+            self._window += increment
+            return
+        for upload in self._uploads:
+            if upload.key == key:
+                upload.window += increment
+
+    def _continuation(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
+        if self._assembling is None or self._assembling[0] != key:
+            raise BadAnswer("CONTINUATION without HEADERS")
+        _, first_flags, block = self._assembling
+        block += payload
+        if len(block) > 1 << 20:
+            raise BadAnswer("headers of more than 1 MB")
+        stream = self._streams.get(key)
+        if stream is not None:
+            stream.take_frame(h2.before_stream(len(payload), h2.Frame.CONTINUATION, flags), payload)
+        if flags & h2.END_HEADERS:
+            self._assembling = None
+            self._headers(key, first_flags, bytes(block), now)
