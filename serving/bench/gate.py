@@ -119,7 +119,7 @@ def _absolute(rule: Rule, after: Result) -> Judgement:
     value = rule.metric.of(after)
     if value is None:
         return Judgement(rule, "failed", f"{rule.metric.title} was not measured")
-    return Judgement(rule, "passed" if rule.holds(value) else "failed", f"{rule.metric.title} is {rule.metric.text(value)}")
+    return Judgement(rule, "passed" if rule.holds(value) else "failed", f"{rule.metric.title}: {rule.metric.text(value)}")
 
 
 def _relative(rule: Rule, comparison: Comparison) -> Judgement:
@@ -132,7 +132,7 @@ def _relative(rule: Rule, comparison: Comparison) -> Judgement:
     values = f"{rule.metric.text(change.before)} before, {rule.metric.text(change.after)} after"
     known = change.low is not None and comparison.count >= FEWEST and rule.metric.name != "error_share"
     interval = f", 95 % {change.low:.3f} to {change.high:.3f}" if known else ""
-    why = f"{rule.metric.title} is {ratio:.3f}x{interval} ({values})"
+    why = f"{rule.metric.title}: {ratio:.3f}x{interval} ({values})"
     if rule.holds(ratio):
         return Judgement(rule, "passed", why)
     return Judgement(rule, "undecided" if known and not change.sure else "failed", why)

@@ -30,7 +30,8 @@ class Metric:
         """Return the value with its unit, '-' where there is none."""
         if value is None:
             return "-"
-        return f"{value:,.{self.digits}f} {self.unit}".rstrip()
+        number = f"{value:,.{self.digits}f}"
+        return number + self.unit if self.unit.startswith("/") else f"{number} {self.unit}".rstrip()
 
 
 def _latency(name: str, title: str) -> Metric:

@@ -103,7 +103,7 @@ def test_every_figure_can_be_read_from_a_result(tmp_path: Path) -> None:
     read = Result.read(tmp_path / "a.json")
     found = {name: metric.of(read) for name, metric in METRICS.items()}
     assert {name for name, value in found.items() if value is None} == {"cpu", "memory", "queue", "compute"}
-    assert METRICS["throughput"].text(found["throughput"]) == "105 /s"
+    assert METRICS["throughput"].text(found["throughput"]) == "105/s"
     assert METRICS["cpu"].text(found["cpu"]) == "-"
 
 
@@ -133,7 +133,7 @@ def test_the_load_in_words() -> None:
 
 
 def test_the_checked_in_schema_is_the_one_of_the_document() -> None:
-    """Write it anew: python -m serving bench schema > benchmarks/results/result.schema.json"""
+    """Write it anew: serving bench result-schema > benchmarks/results/result.schema.json"""
     assert json.loads(SCHEMA.read_text()) == Result.json_schema()
 
 

@@ -117,9 +117,9 @@ def _render(title: str, parts: Sequence[Part]) -> str:
 
 def _whole(result: Result, title: str, *, folded: bool = False) -> Part:
     charts = (percentile_chart([("latency", result.latency())], result.slo_ms), time_chart(result.timeline, result.slo_ms))
-    tables = [one for one in table.result_tables(result) if one.title not in ("Summary", "Latency", "Batches") or result.intervals]
-    if not result.intervals:
-        tables.insert(0, table.latency(result))
+    wide = (table.requests(result), table.errors(result), table.repetitions(result))
+    summary = (table.figures(result),) if result.intervals or result.streaming else ()
+    narrow = (*summary, table.latency(result), table.server(result), table.client(result), table.stability(result))
     return Part(
         title=title,
         about=about(result),
@@ -128,7 +128,7 @@ def _whole(result: Result, title: str, *, folded: bool = False) -> Part:
         charts=tuple(chart for chart in charts if chart),
         split=tuple(_split(result)),
         batches=tuple(_batches(result)),
-        tables=tuple(one for one in (*tables, table.environment(result)) if one.rows and one.title != "Batches"),
+        tables=tuple(one for one in (*wide, *narrow, table.environment(result)) if one.rows),
         folded=folded,
     )
 

@@ -44,6 +44,4 @@ def percentile_chart(histograms: Sequence[tuple[str, Histogram]], slo_ms: float 
     ends = ", ".join(f"{title} {duration(largest)}" if len(lines) > 1 else duration(largest) for _, title, _, largest in lines)
     note = f"Max: {ends}. The axis ends where less than one answer is left." if len(lines) < 4 else ""
     legend = tuple((f"line s{number % 8}", title) for number, title, _, _ in lines) if len(lines) > 1 else ()
-    return Chart(
-        "Latency by percentile", svg(_HEIGHT, label, parts), legend, f"Largest: {ends}. The axis ends where fewer than one answer is left."
-    )
+    return Chart("Latency by percentile", svg(_HEIGHT, label, parts), legend, note)
