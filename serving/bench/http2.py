@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from collections.abc import Callable
+from struct import Struct
 
 from serving.bench import http2_frames as h2
 from serving.bench.connection import Connection, Pace, Stage
@@ -20,8 +21,11 @@ from serving.bench.request import BadAnswer
 from serving.bench.ticket import Ticket
 
 _READ = 65536
-_LAST_STREAM = (1 << 31) - 1 - 2
+_LAST_STREAM = 1 << 31
+_NEAR_LAST_STREAM = _LAST_STREAM - (1 << 26)
+_PACK = Struct(">I").pack
 _REFILL = 1 << 29
+_NO_UPDATE = b"no frame"
 _BURST = 256 * 1024
 
 _DATA, _HEADERS = int(h2.Frame.DATA), int(h2.Frame.HEADERS)
@@ -46,8 +50,19 @@ class Http2Driver:
 
 
 class Http2Connection(Connection):
-    """`_ready` holds, by the request's number, what only lacks the stream's number, and the size of its body."""
+    """One connection.
 
+    _begun    requests of whose answer nothing was read, by the stream's number: ticket, start, time of sending
+    _streams  those whose answer is being read
+    _ready    what only lacks the stream's number, and the size of its body, by the request's number
+    _update   the last WINDOW_UPDATE that came for the connection
+    """
+
+    __slots__ = (
+        "_answer_headers", "_assembling", "_authority", "_begun", "_corked", "_credit", "_greeted", "_handlers", "_increment", "_keys",
+        "_known", "_leaving", "_max_frame", "_new_connection", "_out", "_ready", "_request_headers", "_scheme", "_stream_window", "_streams",
+        "_tail", "_update", "_uploads", "_wanted_slots", "_window",
+    )  # fmt: skip
     protocol = "h2"
 
     def __init__(
@@ -67,8 +82,8 @@ class Http2Connection(Connection):
         self._known = known
         self._scheme = "https" if tls else "http"
         self._authority = address.host
+        self._begun: dict[bytes, tuple[Ticket, int, int]] = {}
         self._streams: dict[bytes, Stream] = {}
-        self._spare: list[Stream] = []
         self._handlers: dict[int, Callable[[int, bytes, bytes, int], None]] = {
             h2.Frame.RST_STREAM: self._rst_stream,
             h2.Frame.SETTINGS: self._settings,
@@ -83,7 +98,7 @@ class Http2Connection(Connection):
     def _renew(self) -> None:
         """A new connection knows nothing."""
         self.slots = self._wanted_slots
-        self._next = 1
+        self._keys = map(_PACK, range(1, _LAST_STREAM, 2))
         self._ready: dict[int, tuple[tuple[bytes, ...], int]] = {}
         self._request_headers = RequestHeaders(self._authority, self._scheme)
         self._answer_headers = AnswerHeaders(self._known)
@@ -91,7 +106,8 @@ class Http2Connection(Connection):
         self._max_frame = h2.MAX_FRAME
         self._greeted = self._corked = False
         self._leaving = self._new_connection
-        self._credit = 0
+        self._credit = self._increment = 0
+        self._update = _NO_UPDATE
         self._tail = b""
         self._out: list[bytes] = []
         self._uploads: deque[Upload] = deque()
@@ -99,16 +115,17 @@ class Http2Connection(Connection):
 
     @property
     def busy(self) -> int:
-        return len(self._streams)
+        return len(self._begun) + len(self._streams)
 
     @property
     def opening(self) -> bool:
         return super().opening or (self.stage is Stage.OPEN and not self._greeted)
 
     def tickets(self) -> list[Ticket]:
-        return [stream.ticket for stream in self._streams.values()]
+        return [ticket for ticket, _, _ in self._begun.values()] + [stream.ticket for stream in self._streams.values()]
 
     def clear(self) -> None:
+        self._begun.clear()
         self._streams.clear()
         self._renew()
 
@@ -117,16 +134,8 @@ class Http2Connection(Connection):
         self._flush()
 
     def begin(self, ticket: Ticket, start: int, now: int) -> None:
-        number = self._next
-        self._next = number + 2
-        key = number.to_bytes(4, "big")
-        spare = self._spare
-        stream = spare.pop() if spare else Stream()
-        stream.fresh = True
-        stream.ticket = ticket
-        stream.start = start
-        stream.since = now
-        self._streams[key] = stream
+        key = next(self._keys)
+        self._begun[key] = ticket, start, now
         ready = self._ready.get(ticket.number)
         if ready is not None and ready[1] <= self._window:
             parts, size = ready
@@ -134,8 +143,6 @@ class Http2Connection(Connection):
             self._out.append(key.join(parts))
         else:
             self._begin_slowly(ticket, key)
-        if number >= _LAST_STREAM:
-            self._leave()
         if not self._corked:
             if self.slots == 1:
                 self._flush()
@@ -145,8 +152,9 @@ class Http2Connection(Connection):
                 self.reactor.after(self._uncork)
 
     def readable(self, now: int) -> None:
+        recv = self.recv  # into a local first: CPython 3.11 calls what an instance holds faster so
         try:
-            data = self.recv(_READ)
+            data = recv(_READ)
         except WAIT:
             return
         except OSError as error:
@@ -158,25 +166,30 @@ class Http2Connection(Connection):
             return
         if self._tail:
             data = self._tail + data
-        streams, spare = self._streams, self._spare
+        begun, free = self._begun, self.free
         self._corked = True
         at, size = 0, len(data)
-        while size - at >= h2.HEAD:
+        while size - at >= 9:
             key = data[at + 5 : at + 9]
-            stream = streams.get(key)
-            if stream is not None and stream.fresh:
-                ticket = stream.ticket
+            waiting = begun.get(key)
+            if waiting is None:
+                if data.startswith(self._update, at):
+                    self._window += self._increment
+                    at += 13
+                    continue
+            else:
+                ticket, start, _ = waiting
                 good = ticket.good_parts
                 if good is not None:
                     whole = key.join(good)
                     if data.startswith(whole, at):
                         at += len(whole)
                         self._credit += ticket.good_data
-                        del streams[key]
-                        spare.append(stream)
-                        ticket.answered(now - stream.start)
+                        del begun[key]
+                        answered = ticket.answered
+                        answered(now - start)
                         if not self._leaving:
-                            self.free(self, now)
+                            free(self, now)
                         elif self._left(now):
                             return
                         continue
@@ -206,16 +219,34 @@ class Http2Connection(Connection):
             if self.opened < before:
                 self._unopened("connect timeout", "no SETTINGS within the timeout", now)
             return
-        late = [key for key, stream in self._streams.items() if stream.since < before]
+        late = [key for key, (_, _, since) in self._begun.items() if since < before]
+        late += [key for key, stream in self._streams.items() if stream.since < before]
         for key in late:
-            self._streams.pop(key).ticket.fail("timeout", "no answer within the timeout")
+            self._forget(key).fail("timeout", "no answer within the timeout")
             self._out.append(h2.rst_stream(key, h2.ErrorCode.CANCEL))
-            self._drop_upload(key)
         if late:
             self._flush()
         for _ in late:
             if self.stage is Stage.OPEN:
                 self._release(now)
+        # Numbers are not given out twice. Asking for one here costs it, and nothing in `begin`.
+        if self.stage is Stage.OPEN and int.from_bytes(next(self._keys), "big") > _NEAR_LAST_STREAM and not self._leaving:
+            self._leave()
+            self._left(now)
+
+    def _forget(self, key: bytes) -> Ticket:
+        """The request on this stream is over."""
+        self._drop_upload(key)
+        waiting = self._begun.pop(key, None)
+        return waiting[0] if waiting is not None else self._streams.pop(key).ticket
+
+    def _stream(self, key: bytes) -> Stream | None:
+        """Return the stream that a frame of an answer belongs to, None where its request is over."""
+        waiting = self._begun.pop(key, None)
+        if waiting is None:
+            return self._streams.get(key)
+        stream = self._streams[key] = Stream(*waiting, self._answer_headers.stateless)
+        return stream
 
     def _begin_slowly(self, ticket: Ticket, key: bytes) -> None:
         """Send a request whose headers this connection has not seen, or whose body does not fit into a frame or a window."""
@@ -242,7 +273,7 @@ class Http2Connection(Connection):
     def _flush(self) -> None:
         """Send what lies ready, as far as the socket takes it; the rest follows when it is writable."""
         out = self._out
-        while not self.writing:
+        while self._unsent is None:
             if self._uploads:
                 self._pump()
             if not out:
@@ -301,10 +332,8 @@ class Http2Connection(Connection):
         if kind == _DATA:
             self._data(head, key, payload, now)
         elif kind == _HEADERS:
-            stream = self._streams.get(key)
+            stream = self._stream(key)
             if stream is not None:
-                if stream.fresh:
-                    stream.open(self._answer_headers.stateless)
                 stream.take_frame(head, payload)
             block = h2.unpadded(flags, payload) if flags & (h2.PADDED | h2.PRIORITY) else payload
             if flags & h2.END_HEADERS:
@@ -318,10 +347,10 @@ class Http2Connection(Connection):
 
     def _data(self, head: bytes, key: bytes, payload: bytes, now: int) -> None:
         self._credit += len(payload)
-        stream = self._streams.get(key)
+        stream = self._stream(key)
         if stream is None:
             return
-        if stream.fresh:
+        if not stream.status:
             raise BadAnswer("DATA before HEADERS")
         flags = head[4]
         if flags & h2.PADDED:
@@ -354,7 +383,6 @@ class Http2Connection(Connection):
             if stream.template is not None and self._answer_headers.stateless:
                 ticket.good_parts = tuple(stream.template)
                 ticket.good_data = stream.data_bytes
-        self._spare.append(stream)
         self._release(now)
 
     def _release(self, now: int) -> None:
@@ -366,7 +394,7 @@ class Http2Connection(Connection):
 
     def _left(self, now: int) -> bool:
         """On a connection that takes no new requests: close it behind the last one; True where that was it."""
-        if self._streams:
+        if self._begun or self._streams:
             return False
         self._flush()
         self.retire(now)
@@ -379,7 +407,7 @@ class Http2Connection(Connection):
     def _end(self, kind: str, text: str, now: int) -> None:
         if not self._greeted:
             self._unopened(kind, text, now)
-        elif self._streams:
+        elif self._begun or self._streams:
             self.lose(kind, text, now)
         else:
             if kind == "bad answer":
@@ -387,10 +415,9 @@ class Http2Connection(Connection):
             self.retire(now)
 
     def _rst_stream(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
-        stream = self._streams.pop(key, None)
-        if stream is not None:
-            stream.ticket.fail(f"rst_stream {h2.error_code(payload, h2.Frame.RST_STREAM)}")
-            self._drop_upload(key)
+        code = h2.error_code(payload, h2.Frame.RST_STREAM)
+        if key in self._begun or key in self._streams:
+            self._forget(key).fail(f"rst_stream {code}")
             self._release(now)
 
     def _settings(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
@@ -432,15 +459,17 @@ class Http2Connection(Connection):
         last = h2.number(payload, h2.Frame.GOAWAY)
         reason = f"{h2.error_code(payload[4:], h2.Frame.GOAWAY)} {payload[8:].decode(errors='replace')}".strip()
         self._leave()
-        for refused in [key for key in self._streams if int.from_bytes(key, "big") > last]:
-            self._streams.pop(refused).ticket.fail("goaway", reason)
-            self._drop_upload(refused)
+        for refused in [key for key in (*self._begun, *self._streams) if int.from_bytes(key, "big") > last]:
+            self._forget(refused).fail("goaway", reason)
         self._left(now)
 
     def _window_update(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
         increment = h2.number(payload, h2.Frame.WINDOW_UPDATE)
         if key == h2.NO_STREAM:
             self._window += increment
+            # Servers give back what a request took, one like the other: the next one is recognised by its bytes.
+            self._update = h2.window_update(key, increment)
+            self._increment = increment
             return
         for upload in self._uploads:
             if upload.key == key:

@@ -9,51 +9,25 @@ _LARGEST_TEMPLATE = 65536
 
 
 class Stream:
-    """One request under way.
+    """One request whose answer is being read.
 
-    fresh      nothing of its answer was read
     template   the frames of the answer, cut where the stream's number stands, while the answer may still become `good`
     """
 
-    __slots__ = (
-        "body",
-        "checked",
-        "data_bytes",
-        "fresh",
-        "grpc_status",
-        "message",
-        "prefix",
-        "since",
-        "start",
-        "status",
-        "template",
-        "ticket",
-    )
+    __slots__ = ("body", "checked", "data_bytes", "grpc_status", "message", "prefix", "since", "start", "status", "template", "ticket")
 
-    def __init__(self) -> None:
-        self.fresh = True
-        self.ticket: Ticket
-        self.start = self.since = 0
-        self.checked = False
+    def __init__(self, ticket: Ticket, start: int, since: int, stateless: bool) -> None:
+        self.ticket = ticket
+        self.start = start
+        self.since = since
+        self.checked = ticket.wants_body()
         self.body = bytearray()
         self.data_bytes = 0
         self.prefix = b""
         self.status = 0
         self.grpc_status = -1
         self.message = ""
-        self.template: list[bytes] | None = None
-
-    def open(self, stateless: bool) -> None:
-        """The first frame of the answer is here."""
-        self.fresh = False
-        self.checked = self.ticket.wants_body()
-        self.body = bytearray()
-        self.data_bytes = 0
-        self.prefix = b""
-        self.status = 0
-        self.grpc_status = -1
-        self.message = ""
-        self.template = [b""] if stateless and self.ticket.trusts(self.checked) else None
+        self.template: list[bytes] | None = [b""] if stateless and ticket.trusts(self.checked) else None
 
     def take_frame(self, head: bytes, payload: bytes) -> None:
         """Add a frame to the template; `head` is its first five bytes."""
