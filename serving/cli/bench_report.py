@@ -78,7 +78,7 @@ def compare_command(
     """Say what changed from one result to another, and how sure that is. With --gate the exit code is 1 when a rule fails."""
     parsed = parse_gate(gate or [])
     comparison = compare(_read(before, Result.read), _read(after, Result.read), threshold=threshold)
-    judgements = _judged(parsed, comparison.after, comparison.before)
+    judgements = judged(parsed, comparison.after, comparison.before)
     show_comparison(comparison)
     save(html, lambda: comparison_page(comparison, judgements))
     finish(judgements, name=after.stem, strict=strict, junit=junit)
@@ -95,7 +95,7 @@ def gate_command(
     parsed = parse_gate(gate or [])
     if not parsed:
         fail("no rule to judge by: expected --gate RULE or --gate FILE", code=2)
-    judgements = _judged(parsed, _read(result, Result.read), _read(before, Result.read) if before else None)
+    judgements = judged(parsed, _read(result, Result.read), _read(before, Result.read) if before else None)
     finish(judgements, name=result.stem, strict=strict, junit=junit)
 
 
@@ -134,6 +134,14 @@ def parse_gate(texts: Sequence[str]) -> list[Rule]:
         fail(str(error), code=2)
 
 
+def judged(parsed: Sequence[Rule], after: Result, before: Result | None) -> list[Judgement]:
+    """Return what becomes of the rules. Ends the command where one needs an earlier result and there is none."""
+    try:
+        return rules.judge(parsed, after, before)
+    except InvalidArgument as error:
+        fail(str(error), code=2)
+
+
 def finish(judgements: Sequence[Judgement], *, name: str, strict: bool, junit: Path | None) -> None:
     """Print what became of the rules, write it as JUnit, and end the command with 1 when one failed. Nothing without rules."""
     save(junit, lambda: rules.junit(judgements, name=name, strict=strict))
@@ -154,13 +162,6 @@ def save(path: Path | None, text: Callable[[], str]) -> None:
     except OSError as error:
         fail(f"{path} cannot be written: {error.strerror}")
     say(f"written: {path}")
-
-
-def _judged(parsed: Sequence[Rule], after: Result, before: Result | None) -> list[Judgement]:
-    try:
-        return rules.judge(parsed, after, before)
-    except InvalidArgument as error:
-        fail(str(error), code=2)
 
 
 def _read(path: Path, reader: Callable[[Path], T]) -> T:
