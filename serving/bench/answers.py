@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from serving.bench.inputs import Array
+from serving.bench.inputs import Array, fits
 from serving.bench.target import Wire
 from serving.errors import InvalidArgument, ServingError
 from serving.protocol.schema import ModelInferResponse, parse
-from serving.tensor import ANY, DType, decode_bytes_tensor, element_count
+from serving.tensor import DType, decode_bytes_tensor, element_count
 
 _HEAD_CHARACTERS = 1 << 16
 _PREFIX_BYTES = 5
@@ -59,8 +59,7 @@ def compare(answer: Mapping[str, tuple[DType, Array]], outputs: tuple[Expected, 
         dtype, array = answer[expected.name]
         if dtype is not expected.dtype:
             return f"output '{expected.name}' is {dtype.label}, expected {expected.dtype.label}"
-        fits = len(array.shape) == len(expected.shape) and all(e in (ANY, a) for e, a in zip(expected.shape, array.shape, strict=True))
-        if not fits:
+        if not fits(array.shape, expected.shape):
             return f"output '{expected.name}' has the shape {list(array.shape)}, expected {list(expected.shape)}"
         if expected.values is not None and (wrong := _wrong_values(expected, array)):
             return wrong

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from time import monotonic_ns
 from typing import Any
 
+import aiohttp
 import tritonclient.grpc as sync_grpc
 import tritonclient.grpc.aio as aio_grpc
 import tritonclient.http as sync_http
@@ -35,6 +37,8 @@ CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
+LOST = (OSError, HTTPException, aiohttp.ClientError)
+"""What the clients over HTTP raise for a connection that fails; gevent's are HTTPExceptions."""
 
 
 class _Call:
@@ -115,10 +119,10 @@ def _send(turns: Turns, address: ServerAddress, load: Load, calls: Sequence[_Cal
                 wrong = call.read(client.infer(**call.arguments()), turn.check)
             except InferenceServerException as error:
                 turns.note(turn, started, *_failure(error))
-            except (OSError, TimeoutError) as error:
-                turns.note(turn, started, "connection", f"{type(error).__name__}: {error}")
+            except LOST as error:
+                turns.note(turn, started, *_lost(error))
             else:
-                turns.note(turn, started, "wrong answer" if wrong else "", wrong or "")
+                turns.note(turn, started, "wrong body" if wrong else "", wrong or "")
 
 
 def run_loop(address: ServerAddress, works: Sequence[Work], load: Load, progress: Callable[[Progress], None], stop: Stop) -> Recording:
@@ -139,9 +143,9 @@ async def _run_loop(
                 wrong = call.read(await client.infer(**call.arguments()), turn.check)
             except InferenceServerException as error:
                 return _failure(error)
-            except (OSError, TimeoutError) as error:
-                return "connection", f"{type(error).__name__}: {error}"
-            return ("wrong answer", wrong) if wrong else ("", "")
+            except LOST as error:
+                return _lost(error)
+            return ("wrong body", wrong) if wrong else ("", "")
 
         await send_in_loop(turns, [send] * clients_of(load), stop)
     recording = turns.recording()
@@ -150,8 +154,17 @@ async def _run_loop(
 
 
 def _failure(error: InferenceServerException) -> tuple[str, str]:
-    status = str(error.status() or "").removeprefix("StatusCode.")
-    return f"status {status}" if status else "client", str(error.message())
+    """Return kind and text in the words of the raw drivers."""
+    status, message = str(error.status() or ""), str(error.message())
+    if status.startswith("StatusCode."):
+        name = status.removeprefix("StatusCode.")
+        return ("timeout" if name == "DEADLINE_EXCEEDED" else f"grpc {name}"), message
+    return (f"http {status[0]}xx", f"{status} {message}") if status.isdigit() else ("client", message)
+
+
+def _lost(error: Exception) -> tuple[str, str]:
+    text = f"{type(error).__name__}: {error}"
+    return ("timeout" if isinstance(error, TimeoutError) else "connection"), text
 
 
 def _sync_client(address: ServerAddress, load: Load) -> Any:

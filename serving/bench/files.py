@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.bench.inputs import Array, Row, Sample, Tensor, as_dtype
+from serving.bench.inputs import Array, Row, Sample, Tensor, as_dtype, fits
 from serving.errors import InvalidArgument
 from serving.tensor import DType, TensorSpec, element_count
 
@@ -52,13 +52,14 @@ def read_rows(path: Path, specs: Sequence[TensorSpec], batched: bool) -> list[Ro
             columns = {name: _array(path, name, value) for name, value in said.items()}
         case _:
             raise InvalidArgument(f"{path}: expected a file that ends with {', '.join(ENDINGS)}")
-    ranks = {spec.name: len(spec.shape) - batched for spec in specs}
-    return _rows(path, columns, ranks)
+    shapes = {spec.name: spec.shape[1:] if batched else spec.shape for spec in specs}
+    one_row = {name for name, array in columns.items() if name in shapes and fits(array.shape, shapes[name])}
+    return _rows(path, columns, set() if path.suffix == ".parquet" else one_row)
 
 
-def _rows(path: Path, columns: Mapping[str, Array], ranks: Mapping[str, int]) -> list[Row]:
+def _rows(path: Path, columns: Mapping[str, Array], one_row: set[str]) -> list[Row]:
     """Return rows of columns; a column that is one row is one for all."""
-    single = {name: array for name, array in columns.items() if array.ndim == ranks.get(name, array.ndim) and array.dtype != object}
+    single = {name: array for name, array in columns.items() if name in one_row or not array.ndim}
     many = {name: array for name, array in columns.items() if name not in single}
     counts = {name: len(array) for name, array in many.items()}
     if len(set(counts.values())) > 1:

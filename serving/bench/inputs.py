@@ -74,8 +74,7 @@ def _settle(info: ModelInfo, spec: TensorSpec, given: Sequence[int] | None, batc
     declared = spec.shape
     if given is not None:
         whole = tuple(given) if len(given) == len(declared) else (batch_size, *given)
-        fits = len(whole) == len(declared) and all(d in (ANY, g) for d, g in zip(declared, whole, strict=True))
-        if not fits:
+        if not fits(whole, declared):
             raise InvalidArgument(f"--shape {spec.name}:{_sizes(given)} does not fit model '{info.name}': {_declared(info)}")
         return whole
     whole = (batch_size, *declared[1:]) if info.batched else declared
@@ -146,13 +145,18 @@ def _sample(info: ModelInfo, rows: Sequence[Row]) -> Sample:
 
 def _fitted(info: ModelInfo, spec: TensorSpec, array: Array) -> Array:
     declared = spec.shape[1:] if info.batched else spec.shape
-    if len(declared) != array.ndim or any(d not in (ANY, a) for d, a in zip(declared, array.shape, strict=False)):
+    if not fits(array.shape, declared):
         if element_count(declared) == array.size:  # flat rows, as tables have them
             return as_dtype(spec, array.reshape(declared))
         raise InvalidArgument(
             f"'{spec.name}': a row of the file has the shape [{_sizes(array.shape)}], not that of '{info.name}': {_declared(info)}"
         )
     return as_dtype(spec, array)
+
+
+def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
+    """Say whether a shape is one that was declared; -1 there is any size."""
+    return len(shape) == len(declared) and all(d in (ANY, s) for d, s in zip(declared, shape, strict=True))
 
 
 def as_dtype(spec: TensorSpec, array: Array) -> Array:

@@ -99,8 +99,9 @@ def _values(path: Path, asked: Asked, info: ModelInfo, specs: Sequence[TensorSpe
 
 
 def _declared(info: ModelInfo, spec: TensorSpec, sample: Sample) -> Expected:
+    """Return what the metadata promises of an output. Only a server that tells the batch dimension promises as many rows as it got."""
     shape = spec.shape
-    if info.batched and shape[:1] == (ANY,):
+    if info.max_batch_size and shape[:1] == (ANY,):
         shape = (sample[0].array.shape[0], *shape[1:])
     return Expected(spec.name, spec.dtype, shape)
 

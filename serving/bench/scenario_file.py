@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -43,7 +44,7 @@ def parse_scenario(file: str, text: str, folder: Path) -> Scenario:
             unknown = error["type"] == "extra_forbidden"
             place: Place = tuple(error["loc"])
             if place not in document.broken:
-                message = _unknown_key(place) if unknown else explain((), error).message
+                message = _unknown_key(place) if unknown else explain((), error).message.removeprefix(": ")
                 problems.append(document.problem(place, message, at_key=unknown))
         raise InvalidSpec(sorted(problems)) from None
     problems += [document.problem(place, f"{dotted(place)}: {message}") for place, message in _findings(face, folder)]
@@ -59,6 +60,7 @@ def scenario_schema() -> dict[str, Any]:
     """Return the JSON Schema of a scenario, for editors. Draft 2020-12."""
     schema = ScenarioFace.model_json_schema()
     _tidy(schema)
+    schema = json.loads(json.dumps(schema).replace('Face"', '"'))  # the names of definitions, and what refers to them
     return {"$schema": DIALECT, **schema, "title": "A load test"}
 
 

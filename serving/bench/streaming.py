@@ -103,7 +103,7 @@ class _Stream:
             return await self._read(work, turn)
         except grpc.RpcError as error:
             self._call = None
-            return f"status {error.code().name}", str(error.details())
+            return f"grpc {error.code().name}", str(error.details())
         except BaseException:
             self._drop()
             raise
@@ -116,12 +116,12 @@ class _Stream:
             now = monotonic_ns()
             if raw is grpc.aio.EOF:
                 call, self._call = self._call, None
-                return f"status {(await call.code()).name}", str(await call.details() or "the stream ended")
+                return f"grpc {(await call.code()).name}", str(await call.details() or "the stream ended")
             try:
                 answer = parse(ModelStreamInferResponse, raw)
             except ServingError as error:
                 self._drop()
-                return "unreadable", error.message
+                return "bad answer", error.message
             if answer.error_message:
                 return "error in the stream", answer.error_message
             inner = answer.infer_response
@@ -133,7 +133,7 @@ class _Stream:
             if final:
                 break
         if wrong:
-            return "wrong answer", wrong
+            return "wrong body", wrong
         if self._turns.measures(turn):
             self._note(turn.intended_ns, times)
         return "", ""
