@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,10 @@ def register(app: typer.Typer) -> None:
 def ab(
     before: Annotated[Path, typer.Argument(help="The scenario of the one side.")],
     after: Annotated[Path, typer.Argument(help="The scenario of the other.")],
+    urls: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--url", metavar="BEFORE AFTER", help="Where the sides are; else as the scenarios say. One scenario may serve both."),
+    ] = None,
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="How often each side runs; 5 or more for a verdict.")] = 6,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.0, max=1.0, help="A change of less does not matter: 0.03 is 3 %.")
@@ -49,7 +54,10 @@ def ab(
     Both servers run all the time. Ctrl-C ends it early; the whole pairs until then count. Exit code 1: a rule of --gate failed.
     """
     rules = parse_gate(gate or [])
-    found = _measured(_scenario(before), _scenario(after), pairs)
+    a, b = _scenario(before), _scenario(after)
+    if urls is not None:
+        a, b = replace(a, url=urls[0]), replace(b, url=urls[1])
+    found = _measured(a, b, pairs)
     if found is None:
         fail("ended before the first pair was whole")
     one, other = found
