@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,124 +14,95 @@ from typing import Annotated, Literal
 import typer
 
 from serving.bench.arrivals import Bursty, Constant, Poisson
+from serving.bench.encode import Encoding
 from serving.bench.load import Closed, Load
 from serving.bench.report.page import result_page
 from serving.bench.report.spreadsheet import csv_text
-from serving.bench.report.table import result_tables
-from serving.bench.report.words import about, titles
 from serving.bench.result import Result
 from serving.bench.run import Bench, interrupts
 from serving.bench.scenario import Driver, Scenario
 from serving.bench.scenario_file import scenario_schema
 from serving.bench.sweep import Sweep, climb
 from serving.bench.target import Wire
+from serving.cli import bench_ab, bench_report
 from serving.cli.bench_options import Options, parse_numbers
 from serving.cli.bench_progress import ProgressLine
-from serving.cli.output import fail, print_json, print_lines, print_table, say
+from serving.cli.bench_report import save, show
+from serving.cli.output import fail, print_json, print_lines
 from serving.errors import InvalidArgument, ServingError
 from serving.spec import InvalidSpec
 
 Arrival = Literal["constant", "poisson", "bursty", "ramp", "step", "recorded"]
-bench_app = typer.Typer(help="Measure this engine, or any other server of the Open Inference Protocol.", no_args_is_help=True)
-
-TARGET, REQUESTS, LOAD, OUTPUT = "Where to send", "What to send", "How much to send", "What to write"
+INPUT_HELP = ".npy, .npz, .json or .parquet. Default: random inputs."
 
 
 def register(app: typer.Typer) -> None:
-    bench_app.command("run")(run)
-    bench_app.command("schema")(schema)
-    app.add_typer(bench_app, name="bench")
+    """Hang `bench` on the app, with the commands of this module and of those beside it."""
+    bench = typer.Typer(help="Measure this engine, or any other server of the Open Inference Protocol.", no_args_is_help=True)
+    bench.command("run")(run)
+    for module in (bench_report, bench_ab):
+        module.register(bench)
+    bench.command("schema")(schema)
+    app.add_typer(bench, name="bench")
 
 
 def run(
-    url: Annotated[
-        str | None, typer.Option(help="http://H:P, https://H:P, grpc://H:P, grpcs://H:P or H:P.", rich_help_panel=TARGET)
-    ] = None,
-    protocol: Annotated[Wire | None, typer.Option(help="As the URL says; else rest.", rich_help_panel=TARGET)] = None,
-    driver: Annotated[Driver | None, typer.Option(help="raw; or tritonclient, which is what clients feel.", rich_help_panel=TARGET)] = None,
-    streaming: Annotated[bool, typer.Option("--streaming", help="ModelStreamInfer instead of calls.", rich_help_panel=TARGET)] = False,
-    header: Annotated[list[str] | None, typer.Option(help="'name: value', sent with every request.", rich_help_panel=TARGET)] = None,
-    tls_ca: Annotated[Path | None, typer.Option(exists=True, help="Authorities to trust, PEM.", rich_help_panel=TARGET)] = None,
-    tls_cert: Annotated[Path | None, typer.Option(exists=True, help="Our certificate, PEM.", rich_help_panel=TARGET)] = None,
-    tls_key: Annotated[Path | None, typer.Option(exists=True, help="Its key, PEM.", rich_help_panel=TARGET)] = None,
-    tls_insecure: Annotated[bool, typer.Option("--tls-insecure", help="Take any certificate (REST).", rich_help_panel=TARGET)] = False,
-    pid: Annotated[
-        int | None,
-        typer.Option(min=1, help="A process of the server; found by its port where it is on this machine.", rich_help_panel=TARGET),
-    ] = None,
-    model: Annotated[list[str] | None, typer.Option(help="NAME, or NAME:WEIGHT; several make a mix.", rich_help_panel=REQUESTS)] = None,
-    version: Annotated[str | None, typer.Option(help="Version of the model.", rich_help_panel=REQUESTS)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows in a request.", rich_help_panel=REQUESTS)] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(help="NAME:SIZE,SIZE,… of an input that takes any size.", rich_help_panel=REQUESTS)
-    ] = None,
-    input: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help=".npy, .npz, .json or .parquet; random without.", rich_help_panel=REQUESTS),
-    ] = None,
-    expect: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The outputs for the rows of --input.", rich_help_panel=REQUESTS)
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Different requests, at most.", rich_help_panel=REQUESTS)] = None,
-    encoding: Annotated[
-        Literal["binary", "json"] | None, typer.Option(help="How tensors travel over REST.", rich_help_panel=REQUESTS)
-    ] = None,
-    output: Annotated[list[str] | None, typer.Option(help="Output to ask for; all without.", rich_help_panel=REQUESTS)] = None,
-    scenario: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="YAML; options given beside it win.", rich_help_panel=REQUESTS)
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Closed loop: so many requests are always under way.", rich_help_panel=LOAD)
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Open loop: requests a second, whatever the server does.", rich_help_panel=LOAD)
-    ] = None,
-    arrivals: Annotated[Arrival | None, typer.Option(help="How they come at that rate. Default: poisson.", rich_help_panel=LOAD)] = None,
-    burstiness: Annotated[
-        float, typer.Option(min=0.001, help="bursty: 1 is poisson, less comes in clusters.", rich_help_panel=LOAD)
-    ] = 0.25,
-    ramp_from: Annotated[float, typer.Option(min=0, help="ramp: the first rate; --rate is the last.", rich_help_panel=LOAD)] = 0.0,
-    ramp_over: Annotated[float | None, typer.Option(min=0.001, help="ramp: seconds from first to last.", rich_help_panel=LOAD)] = None,
-    steps: Annotated[str | None, typer.Option(help="step: RATE:SECONDS,RATE:SECONDS,…", rich_help_panel=LOAD)] = None,
-    repeat_steps: Annotated[bool, typer.Option("--repeat-steps", help="step: over and over.", rich_help_panel=LOAD)] = False,
-    recorded: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="recorded: seconds, one a line.", rich_help_panel=LOAD)
-    ] = None,
-    speed: Annotated[float, typer.Option(min=0.001, help="recorded: how much faster.", rich_help_panel=LOAD)] = 1.0,
-    max_in_flight: Annotated[int | None, typer.Option(min=1, help="Open loop: requests under way, at most.", rich_help_panel=LOAD)] = None,
-    duration: Annotated[float | None, typer.Option(min=0, help="Seconds of the measurement. Default: 10.", rich_help_panel=LOAD)] = None,
-    max_requests: Annotated[int | None, typer.Option(min=1, help="Of the measurement.", rich_help_panel=LOAD)] = None,
-    warm_up: Annotated[float | None, typer.Option(min=0, help="Seconds before it, not counted. Default: 1.", rich_help_panel=LOAD)] = None,
-    repetitions: Annotated[int | None, typer.Option(min=1, help="Of the whole; intervals from two on.", rich_help_panel=LOAD)] = None,
-    stable: Annotated[
-        bool, typer.Option("--stable", help="Windows of --duration until three in a row agree, as perf_analyzer.", rich_help_panel=LOAD)
-    ] = False,
-    stable_within: Annotated[float, typer.Option(min=0.001, max=1, help="How near they must be.", rich_help_panel=LOAD)] = 0.1,
-    stable_percentile: Annotated[float, typer.Option(min=1, max=99.99, help="Whose latency must agree.", rich_help_panel=LOAD)] = 50.0,
-    windows: Annotated[int, typer.Option(min=3, help="At most so many.", rich_help_panel=LOAD)] = 10,
-    sweep: Annotated[str | None, typer.Option(help="1,2,4,8: a run for each concurrency.", rich_help_panel=LOAD)] = None,
-    sweep_rates: Annotated[str | None, typer.Option(help="100,200,400: a run for each rate.", rich_help_panel=LOAD)] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="That send. Default: 1.", rich_help_panel=LOAD)] = None,
-    connections: Annotated[int | None, typer.Option(min=1, help="At most; as many as needed without.", rich_help_panel=LOAD)] = None,
-    streams: Annotated[int | None, typer.Option(min=1, help="Requests at a time on a connection (gRPC).", rich_help_panel=LOAD)] = None,
-    new_connection: Annotated[
-        bool | None, typer.Option("--new-connection", help="A connection for each request.", rich_help_panel=LOAD)
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds until a request has failed. Default: 20.", rich_help_panel=LOAD)
-    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="http://H:P, https://H:P, grpc://H:P, grpcs://H:P or H:P.")] = None,
+    protocol: Annotated[Wire | None, typer.Option(help="As the URL says; else rest.")] = None,
+    driver: Annotated[Driver | None, typer.Option(help="raw, or tritonclient, which is what clients feel. Default: raw.")] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="ModelStreamInfer instead of single calls (gRPC).")] = False,
+    header: Annotated[list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="Sent with every request.")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(exists=True, metavar="PEM", help="Authorities to trust.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(exists=True, metavar="PEM", help="Our certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(exists=True, metavar="PEM", help="Its key.")] = None,
+    tls_insecure: Annotated[bool, typer.Option("--tls-insecure", help="Take any certificate (REST).")] = False,
+    pid: Annotated[int | None, typer.Option(min=1, metavar="PID", help="A process of the server. Default: who listens there.")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="NAME[:WEIGHT]", help="Several make a mix.")] = None,
+    version: Annotated[str | None, typer.Option(metavar="N", help="Version of the model.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, metavar="ROWS", help="Rows in a request. Default: 1.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(metavar="INPUT:SIZE,…", help="Of an input that takes any size.")] = None,
+    input: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, metavar="FILE", help=INPUT_HELP)] = None,
+    expect: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Outputs for its rows.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, metavar="N", help="Different requests, at most. Default: 16.")] = None,
+    encoding: Annotated[Encoding | None, typer.Option(help="How tensors travel over REST. Default: binary.")] = None,
+    output: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Output to ask for. Default: all.")] = None,
+    scenario: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, metavar="YAML", help="Options beside it win.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, metavar="N", help="Closed loop: N requests always under way.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, metavar="PER_S", help="Open loop, whatever the server does.")] = None,
+    arrivals: Annotated[Arrival | None, typer.Option(help="How they come at that rate. Default: poisson.")] = None,
+    burstiness: Annotated[float, typer.Option(min=0.001, metavar="B", help="bursty: 1 is poisson, less comes in clusters.")] = 0.25,
+    ramp_from: Annotated[float, typer.Option(min=0, metavar="PER_S", help="ramp: the first rate; --rate is the last.")] = 0.0,
+    ramp_over: Annotated[float | None, typer.Option(min=0.001, metavar="S", help="ramp: seconds from first to last.")] = None,
+    steps: Annotated[str | None, typer.Option(metavar="PER_S:S,…", help="step: rates, each for its seconds.")] = None,
+    repeat_steps: Annotated[bool, typer.Option("--repeat-steps", help="step: over and over.")] = False,
+    recorded: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Seconds, one a line.")] = None,
+    speed: Annotated[float, typer.Option(min=0.001, metavar="X", help="recorded: how much faster.")] = 1.0,
+    max_in_flight: Annotated[int | None, typer.Option(min=1, metavar="N", help="Open loop: under way, at most. Default: 1024.")] = None,
+    duration: Annotated[float | None, typer.Option(min=0, metavar="S", help="Of the measurement. Default: 10.")] = None,
+    max_requests: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of the measurement.")] = None,
+    warm_up: Annotated[float | None, typer.Option(min=0, metavar="S", help="Before it, not counted. Default: 1.")] = None,
+    repetitions: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of the whole; intervals from two on.")] = None,
+    stable: Annotated[bool, typer.Option("--stable", help="Windows of --duration until three in a row agree.")] = False,
+    stable_within: Annotated[float, typer.Option(min=0.001, max=1, metavar="SHARE", help="How near they must be.")] = 0.1,
+    stable_percentile: Annotated[float, typer.Option(min=1, max=99.99, metavar="P", help="Whose latency must agree.")] = 50.0,
+    windows: Annotated[int, typer.Option(min=3, metavar="N", help="At most so many.")] = 10,
+    sweep: Annotated[str | None, typer.Option(metavar="N,N,…", help="A run for each concurrency.")] = None,
+    sweep_rates: Annotated[str | None, typer.Option(metavar="PER_S,…", help="A run for each rate.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, metavar="N", help="That send. Default: 1.")] = None,
+    connections: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most. Default: as many as needed.")] = None,
+    streams: Annotated[int | None, typer.Option(min=1, metavar="N", help="Requests at a time on a connection (gRPC). Default: 1.")] = None,
+    new_connection: Annotated[bool | None, typer.Option("--new-connection", help="A connection for each request.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, metavar="S", help="Until a request has failed. Default: 20.")] = None,
     check_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of answers that is read and compared. Default: 0.01.", rich_help_panel=LOAD)
+        float | None, typer.Option(min=0, max=1, metavar="SHARE", help="Of answers that is compared. Default: 0.01.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed sends the same.", rich_help_panel=LOAD)] = None,
-    slo_ms: Annotated[float | None, typer.Option(min=0.001, help="Answers within this are goodput.", rich_help_panel=LOAD)] = None,
-    name: Annotated[str | None, typer.Option(help="Title of the report.", rich_help_panel=OUTPUT)] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="The whole result; - is stdout.", rich_help_panel=OUTPUT)] = None,
-    html: Annotated[Path | None, typer.Option(help="A report with plots, in one file.", rich_help_panel=OUTPUT)] = None,
-    csv: Annotated[
-        Path | None, typer.Option(help="A row for the whole, each kind of request, each repetition.", rich_help_panel=OUTPUT)
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress.", rich_help_panel=OUTPUT)] = False,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="The same seed sends the same.")] = None,
+    slo_ms: Annotated[float | None, typer.Option(min=0.001, metavar="MS", help="Answers within this are goodput.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the report.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The whole result; - is stdout.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="A report with plots.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="A row for the whole, each kind of request, each repetition.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress.")] = False,
 ) -> None:
     """Send load to a server and report throughput, latencies and errors. Ctrl-C ends it early and still reports.
 
@@ -161,9 +133,9 @@ def run(
         results = _measured(asked, loads, settling, not quiet)
     except ServingError as error:
         fail(error.message)
-    _write(results, bool(numbers), asked.name, json, html, csv)
     if not quiet and str(json) != "-":
         _print(results)
+    _write(results, bool(numbers), asked.name, json, html, csv)
     if not any(result.answers for result in results):
         raise typer.Exit(1)
 
@@ -216,8 +188,6 @@ def _measured(scenario: Scenario, loads: Sequence[Load], settling: Settling | No
     bench = Bench.open(scenario, stop)
     try:
         with interrupts(stop), ProgressLine(shown) as line:
-            for warning in bench.prepared.warnings:
-                say(f"warning: {warning}")
 
             def measure(number: float) -> Result:
                 load = loads[int(number)]
@@ -235,33 +205,26 @@ def _measured(scenario: Scenario, loads: Sequence[Load], settling: Settling | No
 
 def _write(results: list[Result], is_sweep: bool, name: str, json: Path | None, html: Path | None, csv: Path | None) -> None:
     sweep = Sweep(name=name, points=results) if is_sweep else None
-    texts: list[tuple[Path | None, Callable[[], str]]] = [
-        (json, sweep.text if sweep else results[0].text),
-        (html, lambda: result_page([], [sweep]) if sweep else result_page(results)),
-        (csv, lambda: csv_text(results)),
-    ]
-    for path, text in texts:
-        if path is not None and str(path) == "-":
-            typer.echo(text(), nl=False)
-        elif path is not None:
-            path.write_text(text())
+    text = sweep.text if sweep else results[0].text
+    if str(json) == "-":
+        typer.echo(text(), nl=False)
+    else:
+        save(json, text)
+    save(html, lambda: result_page([], [sweep]) if sweep else result_page(results))
+    save(csv, lambda: csv_text(results))
 
 
 def _print(results: list[Result]) -> None:
-    for result, title in zip(results, titles(results), strict=True):
-        if len(results) > 1:
-            print_lines([title])
-        print_lines([about(result)])
-        for warning in result.warnings:
-            say(f"warning: {warning}")
-        for table in result_tables(result):
-            print_lines(["", table.title])
-            print_table(table.columns, table.rows)
-        if len(results) > 1:
+    for number, result in enumerate(results):
+        if number:
             print_lines([""])
+        show(result)
 
 
 def _check_writable(path: Path | None) -> None:
-    """A load of minutes must not end with a folder that is not there."""
-    if path is not None and str(path) != "-" and not path.absolute().parent.is_dir():
-        fail(f"cannot write {path}: there is no folder {path.absolute().parent}", 2)
+    """A load of minutes must not end with a file that cannot be written."""
+    if path is None or str(path) == "-":
+        return
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        fail(f"cannot write {path}", 2)
