@@ -91,10 +91,10 @@ class Plot:
         return "".join(f'<circle cx="{self.px(x):.1f}" cy="{self.py(y):.1f}" r="{radius:g}" class="dot {classes}"/>' for x, y in points)
 
     def across(self, value: float, words: str, classes: str) -> str:
-        """Return a horizontal line at a y value with its words above its left end."""
+        """Return a horizontal line at a y value with its words at its left end."""
         y, right = self.py(value), self.left + self.width
         line = f'<line x1="{self.left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}" class="{classes}"/>'
-        return line + text(self.left + 6, y - 5, words, f"{classes}-words")
+        return line + text(self.left + 6, y - 5 if y > self.top + 20 else y + 15, words, f"{classes}-words")
 
     def hover(self, tips: Sequence[tuple[float, str, Sequence[tuple[float, str]]]], below: float = 0.0) -> str:
         """Return what shows under the pointer: for each (x, words, marks) a rule at x, its words above the plot, its marks (y, classes).

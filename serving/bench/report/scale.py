@@ -55,6 +55,11 @@ def latencies(values_ms: Iterable[float | None]) -> Scale:
     return logarithmic(low, high, duration) if high > LOG_FROM * low else linear(high, duration)
 
 
+def near(limit: float | None, largest: float) -> float | None:
+    """Return the limit where it is worth room on an axis that goes to `largest`, else None."""
+    return limit if limit is not None and limit <= 4 * largest else None
+
+
 def nines(values: int) -> Scale:
     """Return an axis of percentiles on which 90 %, 99 %, 99.9 % … lie evenly, to the last that `values` values can tell."""
     top = max(math.log10(max(values, 1)), 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from serving.bench.report.draw import WIDTH, Chart, Plot, svg, text
-from serving.bench.report.scale import latencies, linear
+from serving.bench.report.scale import latencies, linear, near
 from serving.bench.report.words import count, duration
 from serving.bench.result import Result
 
@@ -19,11 +19,12 @@ def load_chart(series: Mapping[str, Sequence[Result]], slo_ms: float | None = No
     if len(points) < 2:
         return None
     x = linear(max(point.throughput_rps for point in points), count, most=8)
-    y = latencies([*(value for point in points for value in (point.latency_ms.p50, point.latency_ms.p99)), slo_ms])
+    limit = near(slo_ms, max(point.latency_ms.p99 or 0.0 for point in points))
+    y = latencies([*(value for point in points for value in (point.latency_ms.p50, point.latency_ms.p99)), limit])
     plot = Plot(72, 34, WIDTH - 96, _HEIGHT - 84, x, y)
     parts = [plot.axes("good answers per second", "latency")]
-    if slo_ms is not None:
-        parts.append(plot.across(slo_ms, f"SLO {duration(slo_ms)}", "limit"))
+    if limit is not None:
+        parts.append(plot.across(limit, f"SLO {duration(limit)}", "limit"))
     for number, one in enumerate(known.values()):
         p50 = [(point.throughput_rps, point.latency_ms.p50 or 0.0) for point in one]
         p99 = [(point.throughput_rps, point.latency_ms.p99 or 0.0) for point in one]

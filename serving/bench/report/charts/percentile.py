@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from serving.bench.histogram import Histogram
 from serving.bench.report.draw import WIDTH, Chart, Plot, svg
-from serving.bench.report.scale import latencies, nines
+from serving.bench.report.scale import in_nines, latencies, near, nines
 from serving.bench.report.words import duration
 
 _STEPS = 120
@@ -25,17 +26,18 @@ def percentile_chart(histograms: Sequence[tuple[str, Histogram]], slo_ms: float 
         reach = [percent for percent in percents if percent <= 100 * (1 - 1 / histogram.count) + 1e-9] or [0.0]
         values = [ns / 1e6 for ns in histogram.percentiles(reach)]
         lines.append((number, title, list(zip(reach, values, strict=True)), histogram.max_ns / 1e6))
-    y = latencies([*(value for _, _, points, _ in lines for _, value in points), slo_ms])
+    limit = near(slo_ms, max(largest for *_, largest in lines))
+    y = latencies([*(value for _, _, points, _ in lines for _, value in points), limit])
     plot = Plot(72, 34, WIDTH - 96, _HEIGHT - 84, x, y)
     parts = [plot.axes("percentile", "latency")]
-    if slo_ms is not None:
-        parts.append(plot.across(slo_ms, f"SLO {duration(slo_ms)}", "limit"))
+    if limit is not None:
+        parts.append(plot.across(limit, f"SLO {duration(limit)}", "limit"))
     parts += [plot.line(points, f"s{number % 8}") for number, _, points, _ in lines]
     tips = []
     for step, percent in enumerate(percents):
         marks = [(title, points[step][1]) for _, title, points, _ in lines if step < len(points)]
-        said = " · ".join(f"{title} {duration(value)}" if len(lines) > 1 else duration(value) for title, value in marks)
-        tips.append((percent, f"p{percent:.6g}: {said}", [(value, "") for _, value in marks]))
+        said = " · ".join(f"{title} {duration(value)}" if 1 < len(lines) < 4 else duration(value) for title, value in marks)
+        tips.append((percent, f"p{percent:.{math.floor(in_nines(percent))}f}: {said}", [(value, "") for _, value in marks]))
     parts.append(plot.hover(tips))
     label = "Latency over percentile: " + "; ".join(
         f"{title}: p50 {duration(histogram.percentile(50) / 1e6)}, p99 {duration(histogram.percentile(99) / 1e6)}"
