@@ -69,3 +69,5 @@ class Boot:
 
 
 TAG = "SERVING_ENGINE"
+RUN_PREFIX = "serving-"
+"""How the name of each run directory begins."""

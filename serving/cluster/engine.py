@@ -6,11 +6,11 @@ import logging
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from serving.cluster import local_ray, serve_api
-from serving.cluster.boot import Boot
 from serving.cluster.office import DOWN, Office
 from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
 from serving.cluster.serve_api import Application, ApplicationSeen
@@ -32,7 +32,7 @@ def serve(session: Session) -> int:
     """Run one engine on the Ray that this process is connected to, until it is to stop; return the exit code."""
     engine = Engine(session)
     try:
-        engine.start(_target(session.boot))
+        engine.start(_target(session))
         status = engine.wait()
         if status is not None:
             failed = status["failed"]
@@ -46,20 +46,28 @@ def serve(session: Session) -> int:
     return 0
 
 
-def _target(boot: Boot) -> Target:
+def _target(session: Session) -> Target:
     """Return what is to run, kept as a revision. Raises InvalidArgument where there is nothing."""
-    store = SqliteStore(boot.database)
-    latest = store.latest()
-    target = boot.target()
-    if target is not None and (latest is None or latest.target != target):
-        store.append(target, "up", "files", time.time())
-    elif target is None and latest is None:
-        raise InvalidArgument(f"nothing to serve: no file was given, and {boot.state_dir} has no earlier revision")
-    elif target is None and latest is not None:
-        target = latest.target
-    store.close()
-    assert target is not None
-    return target
+    boot = session.boot
+    given = boot.target()
+    with closing(SqliteStore(boot.database)) as store:
+        if store.recovered:
+            session.say(f"warning: {store.recovered}")
+        try:
+            latest = store.latest()
+        except InvalidArgument as unreadable:
+            if given is None:
+                raise
+            session.say(f"warning: {unreadable.message}; the files are taken")
+            latest = None
+        if given is None:
+            if latest is None:
+                lost = f" ({store.recovered})" if store.recovered else ""
+                raise InvalidArgument(f"nothing to serve: no file was given, and {boot.state_dir} has no earlier revision{lost}")
+            return latest.target
+        if latest is None or latest.target != given:
+            store.append(given, "up", "files", time.time())
+        return given
 
 
 class Engine:

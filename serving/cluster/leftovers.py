@@ -1,11 +1,15 @@
-"""Processes of one engine, found by the tag in their environment; Linux only, elsewhere none are found."""
+"""Leftovers: what an engine leaves that was killed. Processes are found by the tag in their environment; Linux only, elsewhere none are."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
+
+from serving.cluster.boot import RUN_PREFIX, TAG
 
 
 def processes(name: str, value: str) -> list[int]:
@@ -31,6 +35,31 @@ def kill(name: str, value: str) -> list[int]:
         except OSError:
             continue
     return left
+
+
+def clear(run_dir: Path, patience_s: float = 3.0) -> None:
+    """End the processes of the engine that had this run directory, then remove it. Does nothing to a path that is no such directory.
+
+    The path comes from a file that a power cut may have torn, so nothing is believed of it.
+    """
+    try:
+        ours = (
+            run_dir.is_absolute()
+            and run_dir.name.startswith(RUN_PREFIX)
+            and not run_dir.is_symlink()
+            and run_dir.stat().st_uid == os.getuid()
+        )
+    except (OSError, ValueError):
+        return
+    if not ours or not run_dir.is_dir():
+        return
+    try:
+        tag = json.loads((run_dir / "boot.json").read_text())["engine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        tag = ""
+    if isinstance(tag, str) and tag:
+        outlast(TAG, tag, patience_s)
+    shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def outlast(name: str, value: str, patience_s: float) -> list[int]:

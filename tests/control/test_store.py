@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import tempfile
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.control.store import SqliteStore
+from serving.control.store import COPY, SqliteStore
+from serving.errors import InvalidArgument, Unavailable
 from tests.control.fake_cluster import target
 
 
@@ -53,3 +59,128 @@ def test_the_file_is_private_and_safe_against_a_power_cut(tmp_path: Path) -> Non
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     store.close()
+
+
+def kept(folder: Path, *models: str) -> Path:
+    """Keep one revision for each model, close, and return the database."""
+    store = SqliteStore(folder / "state.db")
+    for model in models:
+        store.append(target(model), "ann", f"apply {model}", 1.5)
+        store.next_publication()
+    store.close()
+    return folder / "state.db"
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "zeros": lambda file: file.write_bytes(b"\0" * 5000),
+    "text": lambda file: file.write_text("no database"),
+    "cut": _cut,
+    "a page of noise": lambda file: file.write_bytes(file.read_bytes()[:4096] + bytes(range(256)) * 16 + file.read_bytes()[8192:]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_database_is_put_aside_and_the_copy_of_the_last_revision_goes_on(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    file = kept(tmp_path, "mlp/1", "mlp/2")
+    damage(file)
+    store = SqliteStore(file)
+    found = store.latest()
+    assert found is not None
+    assert (found.number, found.target, found.author, found.at) == (2, target("mlp/2"), "ann", 1.5)
+    assert f"{file} was damaged and lies in {file}.damaged-1 now; revision 2 comes from its copy" == store.recovered
+    assert store.next_publication() > 2
+    assert store.append(target("mlp/3"), "ann", "", 2.5).number == 3
+    store.close()
+    damage(file)
+    again = SqliteStore(file)
+    assert "damaged-2" in again.recovered
+    assert again.latest() is not None
+    again.close()
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_without_a_copy_it_begins_anew_and_says_so(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    file = kept(tmp_path, "mlp/1")
+    damage(file)
+    (tmp_path / COPY).write_text('{"number": 1, "tar')
+    store = SqliteStore(file)
+    assert store.latest() is None
+    assert "there is no copy" in store.recovered
+    store.close()
+
+
+def test_a_database_that_is_gone_comes_back_from_the_copy(tmp_path: Path) -> None:
+    file = kept(tmp_path, "mlp/1")
+    file.unlink()
+    store = SqliteStore(file)
+    found = store.latest()
+    assert found is not None
+    assert found.target == target("mlp/1")
+    assert "comes from its copy" in store.recovered
+    store.close()
+
+
+@pytest.mark.parametrize("copy", ["", "{", "[]", '{"number": "x"}', "\0" * 100])
+def test_a_copy_that_is_no_use_harms_nobody(tmp_path: Path, copy: str) -> None:
+    file = kept(tmp_path, "mlp/1")
+    (tmp_path / COPY).write_text(copy)
+    store = SqliteStore(file)
+    assert store.recovered == ""
+    assert store.latest() is not None
+    store.close()
+
+
+def test_a_disk_that_refuses_is_unavailable_and_nothing_is_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "state.db").mkdir()
+    with pytest.raises(Unavailable, match="unable to open database file"):
+        SqliteStore(tmp_path / "state.db")
+    assert [f.name for f in tmp_path.iterdir()] == ["state.db"]
+
+
+def test_a_revision_of_another_release_says_so(tmp_path: Path) -> None:
+    file = kept(tmp_path, "mlp/1")
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("""update revisions set target = '{"settings": {"wings": 2}}'""")
+        connection.commit()
+    store = SqliteStore(file)
+    with pytest.raises(InvalidArgument, match=r"revision 1 in .* cannot be read .* another release"):
+        store.latest()
+    assert store.append(target("mlp/2"), "ann", "", 2.5).number == 2
+    latest = store.latest()
+    assert latest is not None
+    assert latest.target == target("mlp/2")
+    store.close()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_torn_write_costs_at_most_what_was_not_promised(tmp_path: Path, data: st.DataObject) -> None:
+    """The machine stops at any byte of the journal: the database opens, and has every revision that `append` had returned."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    store = SqliteStore(folder / "state.db")
+    store.append(target("mlp/1"), "ann", "first", 1.5)
+    promised = data.draw(st.booleans(), "the second was promised")
+    copy = (folder / COPY).read_bytes()
+    store.append(target("mlp/2"), "ann", "second", 2.5)
+    after = Path(tempfile.mkdtemp(dir=tmp_path))
+    for name in ("state.db", "state.db-wal", COPY):
+        shutil.copyfile(folder / name, after / name)
+    store.close()
+    if not promised:
+        (after / COPY).write_bytes(copy)
+    journal = after / "state.db-wal"
+    stop = data.draw(st.integers(0, journal.stat().st_size), "bytes of the journal that reached the disk")
+    noise = data.draw(st.binary(max_size=64), "and what lies behind")
+    journal.write_bytes(journal.read_bytes()[:stop] + noise)
+    again = SqliteStore(after / "state.db")
+    found = again.latest()
+    assert found is not None
+    assert found.number in ((2,) if promised else (1, 2))
+    assert found.target == target(f"mlp/{found.number}")
+    again.close()
