@@ -153,5 +153,5 @@ def _differences(before: Result, after: Result) -> tuple[str, ...]:
             found.append(f"{title}: {a or '-'} before, {b or '-'} after")
     for side, one in (("before", before), ("after", after)):
         if one.client.saturated:
-            found.append(f"{side}: the generator or its machine was the bottleneck")
+            found.append(f"{side}: the generator may have been the bottleneck")
     return tuple(found)

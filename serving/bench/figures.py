@@ -107,7 +107,7 @@ class Client(Part):
     sent_bytes: int = 0
     received_bytes: int = 0
     lateness_ms: Latency = Field(default_factory=Latency, description="sent after the intended time by")
-    saturated: bool = Field(default=False, description="the generator or the machine was the bottleneck: figures are not the server's")
+    saturated: bool = Field(default=False, description="the busiest process used a whole core: the figures may be the generator's")
 
 
 class Streaming(Part):

@@ -35,6 +35,7 @@ from serving.bench.histogram import Histogram
 from serving.bench.interval import mean_interval
 from serving.bench.metric import METRICS
 from serving.bench.recording import Errors, Recording
+from serving.bench.saturation import BUSY_CLIENT
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -192,7 +193,7 @@ def _client(recording: Recording) -> Client:
         sent_bytes=recording.sent_bytes,
         received_bytes=recording.received_bytes,
         lateness_ms=Latency.of(recording.lateness),
-        saturated=bool(recording.warnings),
+        saturated=recording.client_busy > BUSY_CLIENT,
     )
 
 

@@ -84,11 +84,16 @@ def test_what_the_server_said_is_averaged_and_its_batches_add_up() -> None:
     assert made.cpu_s_per_1000 == pytest.approx(0.3)
 
 
-def test_warnings_are_said_once_and_make_the_client_saturated() -> None:
+def test_warnings_are_said_once() -> None:
     made = result([recording({"a": [1.0]}, warnings=["too slow"])] * 2, warnings=["swap is on", "too slow"])
     assert made.warnings == ["swap is on", "too slow"]
-    assert made.client.saturated
     assert result([recording({"a": [1.0]}, interrupted=True)]).warnings == ["ended before its time"]
+
+
+@pytest.mark.parametrize(("busy", "saturated"), [(0.5, False), (0.95, True)])
+def test_a_client_whose_busiest_process_needs_a_core_is_saturated(busy: float, saturated: bool) -> None:
+    idle, found = recording({"a": [1.0]}), recording({"a": [1.0]}, client_busy=busy)
+    assert result([idle, found]).client.saturated is saturated
 
 
 @given(st.lists(st.lists(st.floats(0.001, 1e5), max_size=30), min_size=1, max_size=3))
