@@ -253,6 +253,7 @@ class Farewell:
         self._reactor = reactor
         self._sock = sock
         self._done = False
+        reactor.parting.add(sock)
         reactor.change(fd, self._readable, READ)
         reactor.at(now + FAREWELL_NS, self._end)
         self._readable(now)
@@ -270,4 +271,5 @@ class Farewell:
     def _end(self, now: int) -> None:
         if not self._done:
             self._done = True
+            self._reactor.parting.discard(self._sock)
             self._reactor.forget(self._sock)

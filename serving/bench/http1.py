@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from time import monotonic_ns
 
 from serving.bench.connection import Connection, Pace
 from serving.bench.dial import WAIT, Address, Tls, failure
@@ -158,11 +159,11 @@ class Http1Connection(Connection):
             # From here on nothing may be taken for a whole answer.
             self._reading = True
             self._good = None
-            self._more(now)
+            self._more(ticket, now)
             return
         self._finish(ticket, whole, rest, now)
 
-    def _more(self, now: int) -> None:
+    def _more(self, ticket: Ticket, now: int) -> None:
         """Read what lies ready of a large body, in large pieces, while it is certain that it is one."""
         while self._left > _READ:
             try:
@@ -179,6 +180,9 @@ class Http1Connection(Connection):
             self._left -= len(data)
             if self._keep:
                 self._body += data
+            if not self._left:
+                self._finish(ticket, None, b"", monotonic_ns())
+                return
 
     def _feed(self, ticket: Ticket, data: bytes) -> bytes | None:
         """Take the next bytes of an answer; return what lies behind its end, None where it has not ended."""

@@ -26,7 +26,7 @@ _LONGEST_NS = 60_000_000_000
 class Reactor:
     """Handlers by file descriptor, timers, and one moment `due` that is kept to the microsecond.
 
-    Set `due` and `on_due` for an open loop: epoll waits in whole milliseconds, select (on epoll's own descriptor) in microseconds.
+    `parting` holds the sockets that somebody else has taken leave of. Set `due` and `on_due` for an open loop: epoll waits in whole milliseconds, select (on epoll's own descriptor) in microseconds.
     """
 
     def __init__(self) -> None:
@@ -37,6 +37,7 @@ class Reactor:
         self._dead: list[socket.socket] = []
         self._after: list[Callable[[], None]] = []
         self._running = False
+        self.parting: set[socket.socket] = set()
         self.due = NEVER
         self.on_due: Callable[[int], None] = _nothing
 
@@ -100,6 +101,10 @@ class Reactor:
         self._bury()
 
     def close(self) -> None:
+        """Close what `forget` and `parting` hold, and epoll."""
+        self._bury()
+        for sock in self.parting:
+            sock.close()
         self._epoll.close()
 
     def _ring(self, now: int) -> None:

@@ -117,6 +117,11 @@ class Session:
             self._began = self._ended = now
             self._finish(now)
 
+    def close(self) -> None:
+        """Close all connections, behind the end."""
+        for connection in self._pace.connections:
+            connection.shut()
+
     def _wait_for_connections(self, now: int, until: int) -> None:
         if now < until and any(connection.opening for connection in self._pace.connections):
             self._reactor.at(now + _FLUSH_NS, lambda then: self._wait_for_connections(then, until))
