@@ -92,6 +92,7 @@ class _Watch:
         self._stop = stop
         self._interrupts = interrupts
         self._stops = 0
+        self._next_progress = 0
         self._machine = Machine()
         self._ready: set[int] = set()
         self._selector = selectors.DefaultSelector()
@@ -101,7 +102,6 @@ class _Watch:
             for number, worker in enumerate(self._crew):
                 self._selector.register(worker.output, selectors.EVENT_READ, number)
             give_up = time.monotonic() + _START_S
-            next_progress = 0
             while len(self._counting.ends) < len(self._crew):
                 for key, _ in self._selector.select(_LOOK_S):
                     self._read(key.data)
@@ -110,8 +110,8 @@ class _Watch:
                 self._counting.fold(now / 1e9)
                 if len(self._ready) < len(self._crew) and now / 1e9 > give_up:
                     raise Internal(f"the processes that send did not start within {_START_S:.0f} s")
-                if now >= next_progress:
-                    next_progress = now + _PROGRESS_NS
+                if now >= self._next_progress:
+                    self._next_progress = now + _PROGRESS_NS
                     self._tell(now)
                 time.sleep(_LOOK_S if self._ready else 0)
             self._counting.fold(time.monotonic())
@@ -133,6 +133,8 @@ class _Watch:
                 if len(self._ready) == len(self._crew):
                     self._go()
                 continue
+            if isinstance(unpacked, State) and unpacked.phase != self._counting.phase:
+                self._next_progress = 0  # a new phase is told at once
             self._counting.take(number, record, unpacked)
 
     def _go(self) -> None:

@@ -248,6 +248,7 @@ class Session:
 
     def _enter(self, phase: str, now: int, seconds: float) -> None:
         self._phase, self._phase_began, self._phase_s = phase, now, seconds
+        self._tape.state(State(phase, now, seconds, self._pace.in_flight))
 
 
 def connection_slots(order: Order, streams: int) -> list[int]:

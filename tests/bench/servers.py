@@ -55,7 +55,7 @@ Behaviour = Callable[[Asked], Answer]
 
 @dataclass
 class FakeServer:
-    """`with FakeServer(behave) as server:` listens on server.address; `protocol` is "http1" or "h2"."""
+    """`with FakeServer(behave) as server:` listens on server.address, a Unix socket where `path` is given. `protocol`: "http1" or "h2"."""
 
     behave: Behaviour = lambda asked: Answer()
     protocol: str = "http1"
@@ -67,6 +67,7 @@ class FakeServer:
     times_ns: list[int] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
+    path: str = ""
     address: str = ""
     pings: int = 0
     resets: list[int] = field(default_factory=list)
@@ -94,10 +95,14 @@ class FakeServer:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         made = Http1 if self.protocol == "http1" else Http2
-        self._listener = self.loop.run_until_complete(
-            self.loop.create_server(lambda: made(self), "127.0.0.1", 0, ssl=self.tls, backlog=4096)
-        )
-        self.address = f"127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+        if self.path:
+            listening = self.loop.create_unix_server(lambda: made(self), self.path, backlog=4096)
+            self._listener = self.loop.run_until_complete(listening)
+            self.address = f"unix:{self.path}"
+        else:
+            listening = self.loop.create_server(lambda: made(self), "127.0.0.1", 0, ssl=self.tls, backlog=4096)
+            self._listener = self.loop.run_until_complete(listening)
+            self.address = f"127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
         self._up.set()
         try:
             self.loop.run_forever()
