@@ -26,7 +26,7 @@ from serving.bench.load import Load
 from serving.bench.recording import Progress, Recording
 from serving.bench.rest_target import tls_context
 from serving.bench.target import ServerAddress
-from serving.bench.turns import POLL_S, Stop, Turn, Turns, clients_of, send_in_loop
+from serving.bench.turns import LOST, LOST_PAUSE_S, POLL_S, Stop, Turn, Turns, clients_of, send_in_loop
 from serving.tensor import DType
 
 MAX_THREADS = 64
@@ -37,7 +37,7 @@ CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
-LOST = (OSError, HTTPException, aiohttp.ClientError)
+CLIENT_ERRORS = (OSError, HTTPException, aiohttp.ClientError)
 """What the clients over HTTP raise for a connection that fails; gevent's are HTTPExceptions."""
 
 
@@ -117,12 +117,14 @@ def _send(turns: Turns, address: ServerAddress, load: Load, calls: Sequence[_Cal
             call = calls[turn.number]
             try:
                 wrong = call.read(client.infer(**call.arguments()), turn.check)
+                kind, text = ("wrong body", wrong) if wrong else ("", "")
             except InferenceServerException as error:
-                turns.note(turn, started, *_failure(error))
-            except LOST as error:
-                turns.note(turn, started, *_lost(error))
-            else:
-                turns.note(turn, started, "wrong body" if wrong else "", wrong or "")
+                kind, text = _failure(error)
+            except CLIENT_ERRORS as error:
+                kind, text = _lost(error)
+            turns.note(turn, started, kind, text)
+            if kind in LOST:
+                stop.wait(LOST_PAUSE_S)
 
 
 def run_loop(address: ServerAddress, works: Sequence[Work], load: Load, progress: Callable[[Progress], None], stop: Stop) -> Recording:
@@ -143,7 +145,7 @@ async def _run_loop(
                 wrong = call.read(await client.infer(**call.arguments()), turn.check)
             except InferenceServerException as error:
                 return _failure(error)
-            except LOST as error:
+            except CLIENT_ERRORS as error:
                 return _lost(error)
             return ("wrong body", wrong) if wrong else ("", "")
 

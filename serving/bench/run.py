@@ -27,7 +27,7 @@ from serving.bench.streaming import Gaps, run_streams
 from serving.bench.sweep import settle
 from serving.bench.target import ServerAddress, Target
 from serving.bench.turns import Stop
-from serving.errors import InvalidArgument
+from serving.errors import InvalidArgument, Unavailable
 
 Told = Callable[[Progress], None]
 Sender = Callable[[ServerAddress, Sequence[Work], Load, Told, Stop], Recording]
@@ -256,4 +256,8 @@ class _Watch:
         )
 
     def _read(self) -> Reading:
-        return Reading(self._bench.counts(), self._bench.tree.read() if self._bench.tree else None)
+        try:
+            counts = self._bench.counts()
+        except Unavailable:  # it went away under the load, which is what the report has to tell
+            counts = None
+        return Reading(counts, self._bench.tree.read() if self._bench.tree else None)

@@ -26,6 +26,9 @@ POLL_S = 0.05
 MAX_CLIENTS = 512
 """Of an open loop that names no connections."""
 NEVER = (1 << 63) - 1
+LOST = frozenset({"connection", "grpc UNAVAILABLE"})
+"""Kinds of error behind which a client pauses: a server that is gone would else be asked thousands of times a second."""
+LOST_PAUSE_S = 0.02
 
 
 class Stop(Protocol):
@@ -260,3 +263,5 @@ async def _client(turns: Turns, send: Send, over: asyncio.Event) -> None:
         except TimeoutError:
             kind, text = "timeout", f"no answer within {limit_s:g} s"
         turns.note(turn, started, kind, text)
+        if kind in LOST:
+            await asyncio.sleep(LOST_PAUSE_S)

@@ -4,9 +4,11 @@ models. REST and gRPC on free ports; `fake_certificate` gives what TLS needs."""
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +35,11 @@ class Model:
     shape: tuple[int, ...] = (4,)
     decoupled: bool = False
     offset: float = 0.0
+    ready: bool = True
+    says: dict[str, Any] = field(default_factory=dict)
+    """Of its metadata, in place of the truth."""
+    pauses: list[float] = field(default_factory=list)
+    """Seconds that the next answers take."""
     count: int = 0
     batches: dict[int, int] = field(default_factory=dict)
 
@@ -44,6 +51,7 @@ class Model:
             "platform": "fake",
             "inputs": [{"name": "x", "datatype": "FP32", "shape": shape}],
             "outputs": [{"name": "y", "datatype": "FP32", "shape": shape}],
+            **self.says,
         }
 
     def config(self) -> dict[str, Any]:
@@ -62,13 +70,18 @@ class Model:
         }
 
     def answer(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if self.pauses:
+            time.sleep(self.pauses.pop(0))
         self.count += 1
         self.batches[x.shape[0]] = self.batches.get(x.shape[0], 0) + 1
         return (x * 2 + np.float32(self.offset)).astype(np.float32)
 
 
 class FakeV2:
-    """`rest` and `grpc` are HOST:PORT. `seen` is set once the first prediction is asked for; `headers` are those of the last one."""
+    """`rest` and `grpc` are HOST:PORT. `seen` is set once the first prediction is asked for; `headers` are those of the last one.
+
+    `streams` counts those that were opened.
+    """
 
     def __init__(self, certificate: Path | None = None, statistics: bool = True) -> None:
         models = (Model("double"), Model("plain", 0), Model("parts", 0, decoupled=True), Model("wrong", offset=1.0), Model("any", 8, (-1,)))
@@ -76,8 +89,8 @@ class FakeV2:
         self.statistics = statistics
         self.seen = threading.Event()
         self.headers: dict[str, str] = {}
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
+        self.streams = 0
+        self._http = _HttpServer(("127.0.0.1", 0), _handler(self))
         self._grpc = grpc.server(ThreadPoolExecutor(16), handlers=(_Service(self),))
         if certificate is None:
             port = self._grpc.add_insecure_port("127.0.0.1:0")
@@ -97,10 +110,15 @@ class FakeV2:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.stop()
+
+    def stop(self) -> None:
+        """Close all connections and stop listening."""
+        if self._thread.is_alive():
+            self._http.shutdown()
+            self._thread.join()
+            self._http.close_all()
         self._grpc.stop(None).wait()
-        self._thread.join()
 
     def metadata(self) -> dict[str, Any]:
         return {"name": "fake", "version": "1.2", "extensions": EXTENSIONS}
@@ -119,6 +137,31 @@ def fake_certificate(folder: Path) -> Path:
     return file
 
 
+class _HttpServer(ThreadingHTTPServer):
+    """Knows its connections, so that they can be closed."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: set[socket.socket] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def close_all(self) -> None:
+        self.server_close()
+        for connection in self._open:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients come and go; what goes wrong is theirs to tell."""
+
+
 def _handler(server: FakeV2) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -133,7 +176,7 @@ def _handler(server: FakeV2) -> type[BaseHTTPRequestHandler]:
                 case ["v2", "models", name]:
                     self.say(server.models[name].metadata())
                 case ["v2", "models", name, "ready"]:
-                    self.say({"name": name, "ready": True})
+                    self.say({"name": name, "ready": server.models[name].ready}, 200 if server.models[name].ready else 503)
                 case ["v2", "models", name, "config"]:
                     self.say(server.models[name].config())
                 case ["v2", "models", name, "stats"] if server.statistics:
@@ -219,7 +262,7 @@ class _Service(grpc.GenericRpcHandler):
         return self._server.metadata()
 
     def _ModelReady(self, asked: Any) -> dict[str, Any]:
-        return {"ready": True}
+        return {"ready": asked.name in self._server.models and self._server.models[asked.name].ready}
 
     def _ModelMetadata(self, asked: Any) -> dict[str, Any]:
         return self._server.models[asked.name].metadata()
@@ -242,6 +285,8 @@ class _Service(grpc.GenericRpcHandler):
         return answer
 
     def _stream(self, requests: Any, context: Any) -> Any:
+        self._server.streams += 1
+        self._server.headers = dict(context.invocation_metadata())
         for raw in requests:
             asked = ModelInferRequest.FromString(raw)
             model = self._server.models[asked.model_name]

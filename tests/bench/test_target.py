@@ -15,12 +15,6 @@ from serving.tensor import DType, TensorSpec
 from .fake_v2 import FakeV2, fake_certificate
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeV2]:
-    with FakeV2() as server:
-        yield server
-
-
 @pytest.fixture(params=["rest", "grpc"])
 def target(fake: FakeV2, request: pytest.FixtureRequest) -> Iterator[Target]:
     address = ServerAddress.parse(fake.rest if request.param == "rest" else fake.grpc, request.param)
