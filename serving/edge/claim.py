@@ -45,7 +45,7 @@ class SlotClaim:
     """One held slot. Belongs to the loop that claimed it.
 
     slot        number of the slot
-    listeners   the slot's own: Unix, and TCP unless REST goes through the edge; the gateway's to close
+    listeners   the slot's own: Unix, and one for each TCP port that does not go through HAProxy; the gateway's to close
     """
 
     def __init__(self, run_dir: str, name: str) -> None:
@@ -153,9 +153,8 @@ class SlotClaim:
         if "slot" in message:
             if self.slot < 0:
                 self.slot, self.listeners = int(message["slot"]), sockets
-                for listener in sockets:
-                    if listener.family != socket.AF_UNIX:
-                        self._hold(self.slot, listener)
+                for number, listener in zip(message.get("tcp", []), sockets, strict=False):
+                    self._hold(int(number), listener)
             else:
                 # the path of our Unix socket had gone: this one is bound there anew
                 for listener in sockets:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-EdgeMode = Literal["auto", "always", "off"]
+EdgeMode = Literal["auto", "grpc", "always", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +15,12 @@ class EdgeConfig:
 
     run_dir          private directory (0700) for sockets, the rendered configuration and the pid file
     host             the only address that is bound
-    slots            gateways that can be served at the same time; also the number of REST listeners. Twelve divide
+    slots            gateways that can be served at the same time; also the number of listeners on each port. Twelve divide
                      evenly among 1, 2, 3, 4 and 6 gateways
-    edge             auto: gRPC through HAProxy, REST straight to the gateways; without HAProxy REST alone
-                     always: REST through HAProxy as well; off: no HAProxy
-    tls_*            paths of PEM files; with a certificate REST goes through HAProxy too. tls_client_ca asks clients for theirs
+    edge             auto: HAProxy where there is a certificate, else clients come straight to the gateways
+                     grpc: gRPC through HAProxy, which spreads the calls of one connection over the gateways; REST straight
+                     always: both through HAProxy; off: no HAProxy
+    tls_*            paths of PEM files; with a certificate everything goes through HAProxy. tls_client_ca asks clients for theirs
     threads          of HAProxy; a second one brought nothing on two cores (64 connections, 2026-11)
     check_every_s    between two health checks of a gateway
     soft_stop_s      how long running streams may go on when HAProxy stops
@@ -47,9 +48,14 @@ class EdgeConfig:
         return self.edge == "always" or bool(self.tls_certificate)
 
     @property
+    def grpc_through_edge(self) -> bool:
+        """True where HAProxy owns the gRPC port."""
+        return self.edge == "grpc" or self.rest_through_edge
+
+    @property
     def needs_edge(self) -> bool:
         """True where the engine must not start without HAProxy."""
-        return self.rest_through_edge and self.edge != "off"
+        return self.grpc_through_edge and self.edge != "off"
 
     def path(self, name: str) -> str:
         """Return the path of a file in the run directory."""

@@ -22,7 +22,7 @@ from serving.edge.shares import Shares
 from serving.errors import ServingError
 
 _log = logging.getLogger(__name__)
-HTTP_FLAG = "--http-port"
+HTTP_FLAG, GRPC_FLAG = "--http-port", "--grpc-port"
 _LATE_CHECK_S = 0.5
 _PROBE_S = 0.05
 
@@ -42,7 +42,13 @@ class Handover:
         self._config = config
         self._ledger = ledger
         self._shares = Shares(config.slots)
-        self._tcp: list[socket.socket | None] = [None] * config.slots
+        self._ports: list[tuple[int, str]] = []
+        if config.http_port and not config.rest_through_edge:
+            self._ports.append((config.http_port, HTTP_FLAG))
+        if config.grpc_port and not config.grpc_through_edge:
+            self._ports.append((config.grpc_port, GRPC_FLAG))
+        # Listener n + k * slots is the one of port k whose home is slot n; those of one slot move together.
+        self._tcp: list[socket.socket | None] = [None] * (config.slots * len(self._ports))
         self._members: dict[str, tuple[Member, Lane]] = {}
         self._lanes: set[Lane] = set()
         self._server: socket.socket | None = None
@@ -51,11 +57,11 @@ class Handover:
         self._reclaimed = asyncio.Event()
         self._waiting: list[Callable[[], None]] = []
         self._late: asyncio.Task[None] | None = None
-        self._owns_rest = bool(config.http_port) and not config.rest_through_edge
+        self._ending = False
         self._count = 0
 
     async def start(self) -> None:
-        """Listen on `edge.sock`, take back what live gateways hold, open the rest. Raises Unavailable when the REST port is taken."""
+        """Listen on `edge.sock`, take back what live gateways hold, open the rest. Raises Unavailable when a port is taken."""
         crashed = self._find_living()
         self._server = open_unix(self._config.path(EDGE_SOCKET))
         asyncio.get_running_loop().add_reader(self._server.fileno(), self._accept)
@@ -65,8 +71,8 @@ class Handover:
                 await asyncio.wait_for(self._reclaimed.wait(), self._config.reclaim_s)
             except TimeoutError:
                 _log.warning("no gateway spoke for slots %s within %g s", sorted(self._awaited), self._config.reclaim_s)
-        if self._owns_rest:
-            await self._probe(crashed)
+        for number, (port, flag) in enumerate(self._ports):
+            await self._probe(number, port, flag, crashed)
         self._opened.set()
         if self._awaited:
             self._late = asyncio.create_task(self._await_late())
@@ -89,7 +95,19 @@ class Handover:
         for listener in self._tcp:
             if listener is not None:
                 listener.close()
-        self._tcp = [None] * self._config.slots
+        self._tcp = [None] * len(self._tcp)
+
+    def last_call(self) -> None:
+        """Nobody will follow the gateways that are there: once all of them leave, the TCP listeners close, and who comes is refused."""
+        self._ending = True
+        self._close_doors()
+
+    def _close_doors(self) -> None:
+        if self._ending and all(self._shares.is_draining(member) for member in self._members):
+            for number, listener in enumerate(self._tcp):
+                if listener is not None:
+                    listener.close()
+                    self._tcp[number] = None
 
     def status(self) -> list[dict[str, Any]]:
         """Return who holds which slot; slots without a gateway are left out."""
@@ -106,12 +124,13 @@ class Handover:
             for slot, member in held
         ]
 
-    async def _probe(self, crashed: bool) -> None:
-        """Raise Unavailable when somebody else has the REST port. After a crash it may still be a gateway that has not spoken yet."""
+    async def _probe(self, number: int, port: int, flag: str, crashed: bool) -> None:
+        """Raise Unavailable when somebody else has the port. After a crash it may still be a gateway that has not spoken yet."""
         deadline = asyncio.get_running_loop().time() + (self._config.reclaim_s if crashed else 0.0)
-        while not any(self._tcp):
+        slots = self._config.slots
+        while not any(self._tcp[number * slots : (number + 1) * slots]):
             try:
-                probe(self._config.host, self._config.http_port, HTTP_FLAG)
+                probe(self._config.host, port, flag)
                 return
             except ServingError:
                 if asyncio.get_running_loop().time() >= deadline:
@@ -141,14 +160,14 @@ class Handover:
         self._open_missing()
 
     def _open_missing(self) -> None:
-        if self._owns_rest:
-            for number, listener in enumerate(self._tcp):
-                if listener is None:
-                    opened = open_tcp(self._config.host, self._config.http_port, HTTP_FLAG, shared=True)
-                    self._tcp[number] = opened
-                    acceptor = self._shares.acceptors[number]
-                    if acceptor is not None:
-                        self._members[acceptor][1].send({"adopt": number}, [opened])
+        for number, listener in enumerate(self._tcp):
+            if listener is None:
+                which, home = divmod(number, self._config.slots)
+                opened = open_tcp(self._config.host, *self._ports[which], shared=True)
+                self._tcp[number] = opened
+                acceptor = self._shares.acceptors[home]
+                if acceptor is not None:
+                    self._members[acceptor][1].send({"adopt": number}, [opened])
         self._settle()
 
     def _accept(self) -> None:
@@ -172,6 +191,7 @@ class Handover:
             elif message.get("draining") and connection in self._members:
                 self._shares.drain(connection)
                 self._settle()
+                self._close_doors()
         except ServingError as error:
             lane.send({"error": error.message})
         except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -202,15 +222,22 @@ class Handover:
             return
         self._members[member.id] = (member, lane)
         unix = open_unix(self._config.gateway_path(slot))
-        tcp = self._tcp[slot]
-        lane.send({"slot": slot}, [unix] if tcp is None else [tcp, unix])
+        numbers, tcp = [], []
+        for number in self._numbers(slot):
+            listener = self._tcp[number]
+            if listener is not None:
+                numbers.append(number)
+                tcp.append(listener)
+        lane.send({"slot": slot, "tcp": numbers}, [*tcp, unix])
         unix.close()
         _log.info("gateway %s (pid %d) holds slot %d", member.name, member.pid, slot)
         self._settle()
 
     def _reclaim(self, member: Member, lane: Lane, message: Message, sockets: Sequence[socket.socket]) -> None:
         slot, numbers = int(message["reclaim"]), [int(n) for n in message["tcp"]]
-        losers = self._shares.reclaim(member.id, slot, numbers) if len(numbers) == len(sockets) else None
+        slots = self._config.slots
+        fits = len(numbers) == len(sockets) and all(0 <= n < len(self._tcp) for n in numbers)
+        losers = self._shares.reclaim(member.id, slot, sorted({n % slots for n in numbers})) if fits else None
         if losers is None:
             for sock in sockets:
                 sock.close()
@@ -218,7 +245,7 @@ class Handover:
             return
         self._members[member.id] = (member, lane)
         for number, sock in zip(numbers, sockets, strict=True):
-            if self._tcp[number] is None and listens_on(sock, self._config.host, self._config.http_port):
+            if self._tcp[number] is None and listens_on(sock, self._config.host, self._ports[number // slots][0]):
                 self._tcp[number] = sock
             else:
                 sock.close()
@@ -228,8 +255,9 @@ class Handover:
         lane.send({"slot": slot}, unix)
         for listener in unix:
             listener.close()
-        for number, loser in losers:
-            self._members[loser][1].send({"release": number})
+        for home, loser in losers:
+            for number in self._numbers(home):
+                self._members[loser][1].send({"release": number})
         _log.info("gateway %s (pid %d) goes on with slot %d", member.name, member.pid, slot)
         self._awaited.discard(slot)
         if not self._awaited:
@@ -240,14 +268,19 @@ class Handover:
         """Make the shares even and tell everybody whom it concerns. Adopt first: a listener is never without somebody who holds it."""
         if not self._opened.is_set():
             return
-        for number, old, new in self._shares.settle():
-            listener = self._tcp[number]
-            if listener is None:
-                continue
-            if self._shares.slot_of(new) != number:
-                self._members[new][1].send({"adopt": number}, [listener])
-            if old in self._members and self._shares.slot_of(old) != number:
-                self._members[old][1].send({"release": number})
+        for home, old, new in self._shares.settle():
+            for number in self._numbers(home):
+                listener = self._tcp[number]
+                if listener is None:
+                    continue
+                if self._shares.slot_of(new) != home:
+                    self._members[new][1].send({"adopt": number}, [listener])
+                if old in self._members and self._shares.slot_of(old) != home:
+                    self._members[old][1].send({"release": number})
+
+    def _numbers(self, slot: int) -> range:
+        """Return the numbers of the listeners whose home is this slot, one for each port."""
+        return range(slot, len(self._tcp), self._config.slots)
 
     def _gone(self, connection: str, lane: Lane) -> None:
         self._lanes.discard(lane)

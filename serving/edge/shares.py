@@ -1,6 +1,6 @@
-"""Shares: who holds which slot and who accepts on which REST listener. Pure; the sockets are somebody else's.
+"""Shares: who holds which slot and who accepts on which listeners. Pure; the sockets are somebody else's.
 
-Listener N of the REST port has its home in slot N. The kernel spreads new connections evenly over all listeners, held or not, so each
+Listener N of a port has its home in slot N. The kernel spreads new connections evenly over all listeners, held or not, so each
 must have somebody who accepts on it and, for an even load, each gateway the same number of them:
 
     a gateway that holds slot N and takes traffic accepts on listener N, always

@@ -100,7 +100,8 @@ class _Collector:
         self.complete = True
 
 
-def _no_head() -> Head:
+def new_head() -> Head:
+    """Return a head that says nothing yet."""
     head = Head()
     head.method = b""
     head.path = ""
@@ -113,7 +114,7 @@ def _no_head() -> Head:
     return head
 
 
-NO_HEAD = _no_head()
+NO_HEAD = new_head()
 """Of a connection that has not sent one, or not one that can be read: errors are JSON, and the connection ends."""
 
 

@@ -1,4 +1,6 @@
-"""HttpConnection: one client connection, HTTP/1.1 in and out. Knows bytes and limits; what a request means is its action's matter.
+"""HttpConnection: one client connection, HTTP/1.1 in and out; one that begins with the preface of HTTP/2 goes to `http2.py`.
+
+Knows bytes and limits; what a request means is its action's matter.
 
 The life of a request: head (found in the cache by its bytes) → body (a view of the bytes received, where they came in one
 piece; else received straight into one buffer) → `head.action(connection, head, body)` → the action, or the owner of a call that it
@@ -23,6 +25,7 @@ from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError
 from serving.gateway.body import BodySink, Discard
 from serving.gateway.chunked import MAX_CHUNKS, ChunkedDecoder
 from serving.gateway.head import MAX_CACHED_HEAD_BYTES, NO_HEAD, Head
+from serving.gateway.http2_frames import PREFACE, PREFACE_HEAD
 from serving.gateway.ports import BodyReader, Cancellable, Host
 from serving.inference import Buffer
 from serving.protocol.status import error_json, http_status
@@ -166,6 +169,8 @@ class HttpConnection:
                 self.grpc_timeout = b""
         head = self._find_head(block)
         if head is None:
+            if block == PREFACE_HEAD and self._is_http2(data):
+                return
             head = self._read_head(block)
             if head is None:
                 return
@@ -182,6 +187,19 @@ class HttpConnection:
                 self._receive_body(head, data, end)
         else:
             self._start_chunked(head, data, end)
+
+    def _is_http2(self, data: bytes) -> bool:
+        """Look for the preface of HTTP/2 where a connection begins; hand the connection on where it is there."""
+        if self.trusted or self.head is not NO_HEAD or not PREFACE.startswith(data[: len(PREFACE)]):
+            return False
+        if len(data) < len(PREFACE):
+            self._rest = data
+        else:
+            successor = self.host.become_http2(self._transport)
+            self.host.connections.discard(self)
+            self._swap(successor)
+            successor.data_received(data[len(PREFACE) :])
+        return True
 
     def _read_head(self, block: bytes) -> Head | None:
         """Return the meaning of a head that was not seen before; None where it is refused."""
@@ -506,6 +524,11 @@ class HttpConnection:
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP if self.trusted else 0)
         return bool(poll.poll(0))
+
+    @property
+    def streams(self) -> bool:
+        """True where end-of-file means that the client has gone: only then streams can be served."""
+        return self.trusted
 
     @property
     def engaged(self) -> bool:

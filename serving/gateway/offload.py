@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from serving.errors import ServingError
-from serving.gateway.http import HttpConnection
+from serving.gateway.ports import Exchange
 
 OFFLOAD_BYTES = 32 * 1024
 """Data from this size on is compressed and decompressed in a thread: 32 KB may be 32 MB, and 25 ms of the loop's time."""
@@ -15,7 +15,7 @@ OFFLOAD_BYTES = 32 * 1024
 T = TypeVar("T")
 
 
-def offload(connection: HttpConnection, work: Callable[[], T], then: Callable[[T], None]) -> None:
+def offload(connection: Exchange, work: Callable[[], T], then: Callable[[T], None]) -> None:
     """Run `work` in a thread, and go on with the connection's request by `then(result)`, unless the client has gone."""
     future = asyncio.get_running_loop().run_in_executor(None, work)
     connection.work = job = _Job()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 from serving.errors import ServingError
@@ -29,6 +30,18 @@ class BodyReader(Protocol):
         """End the answer, which has begun, with this error."""
 
 
+class Exchange(Protocol):
+    """One request as its action sees it, on whatever kind of connection; the same object is the owner of the request's call."""
+
+    work: Cancellable | None
+
+    def fail(self, error: ServingError, close: bool = False) -> None:
+        """Answer with the error."""
+
+    def bug(self, error: Exception) -> None:
+        """Report what should not have happened, and end the request with it."""
+
+
 class Host(Protocol):
     """What a connection needs of its server."""
 
@@ -44,6 +57,9 @@ class Host(Protocol):
 
     def body_buffer(self, nbytes: int) -> memoryview | None:
         """Return shared memory for a large body, None where there is none."""
+
+    def become_http2(self, transport: asyncio.Transport) -> Any:
+        """Return the protocol that takes a connection over whose client speaks HTTP/2."""
 
     def note_request(self) -> None:
         """A request was answered although we are draining: the leaving waits for quiet."""

@@ -15,8 +15,12 @@ import uvloop
 
 from serving.errors import TooLarge, Unavailable
 from serving.gateway.grpc import GrpcApi
+from serving.gateway.grpc_out import OverHttp1, OverHttp2
 from serving.gateway.head import Action, Head, HeadCache
 from serving.gateway.http import HttpConnection
+from serving.gateway.http2 import Http2Connection
+from serving.gateway.http2_head import Http2Heads
+from serving.gateway.http2_stream import Http2Stream
 from serving.gateway.peers import PeerAddress
 from serving.gateway.rest import RestApi
 from serving.gateway.service import Service
@@ -160,8 +164,7 @@ class GatewayServer:
         """
         host = self._host
         assert host is not None
-        host.draining = True
-        host.grpc.drain()
+        host.drain()
         start = self._loop.time()
         by_edge = False
         for number, (_, of_edge) in list(self._servers.items()):
@@ -206,14 +209,16 @@ class _Host:
         self.limits = GatewayLimits()
         self.draining = False
         self.last_request = 0.0
-        self.connections: set[HttpConnection] = set()
+        self.connections: set[HttpConnection | Http2Connection] = set()
         self.arriving_bytes = 0
         self.edge_told = False
         self.tally = Tally()
         self.service = Service(self.tally, self.limits, loop, name, socket.gethostname())
         self.rest = RestApi(self.service)
-        self.grpc = GrpcApi(self.service)
+        self.grpc = GrpcApi(self.service, OverHttp1())
+        self.grpc2 = GrpcApi(self.service, OverHttp2())
         self.heads = HeadCache(self._route)
+        self.heads2 = Http2Heads(self._route2)
 
     def now(self) -> float:
         return self._now
@@ -232,6 +237,24 @@ class _Host:
             return replace(action, run=self._too_large, streams=False)
         return action
 
+    def _route2(self, head: Head) -> Action:
+        """The same for HTTP/2, which is for gRPC here."""
+        if not head.headers.get(b"content-type", b"").startswith(b"application/grpc") or head.method != b"POST":
+            return _NOT_GRPC
+        return self.grpc2.route(head)
+
+    def become_http2(self, transport: asyncio.Transport) -> Http2Connection:
+        return Http2Connection(self, self.heads2, transport)
+
+    def drain(self) -> None:
+        """Open streams end, connections over HTTP/2 are asked to go elsewhere, from now on those of HTTP/1.1 with each answer."""
+        self.draining = True
+        self.grpc.drain()
+        self.grpc2.drain()
+        for connection in list(self.connections):
+            if isinstance(connection, Http2Connection):
+                connection.drain()
+
     def _too_large(self, connection: HttpConnection, head: Head, body: object) -> None:
         raise TooLarge(
             f"request body of {head.content_length} bytes exceeds the maximum allowed size of {self.limits.max_body_bytes} bytes"
@@ -241,8 +264,16 @@ class _Host:
         self.limits = state.limits
         revision = self.service.apply(state)
         self.heads.clear()
-        self.grpc.watch()
+        self.heads2.clear()
+        for connection in self.connections:
+            if isinstance(connection, Http2Connection):
+                connection.forget_heads()
+        self.watch()
         return revision
+
+    def watch(self) -> None:
+        self.grpc.watch()
+        self.grpc2.watch()
 
     def tick(self) -> None:
         """Advance the clock and look after connections that keep us waiting."""
@@ -251,7 +282,7 @@ class _Host:
         limits = self.limits
         for connection in list(self.connections):
             connection.check_time(now, limits)
-        self.grpc.watch()
+        self.watch()
 
     def connections_of_clients(self) -> bool:
         return any(not c.trusted for c in self.connections)
@@ -260,3 +291,10 @@ class _Host:
         if self._tick is not None:
             self._tick.cancel()
         self.service.close()
+
+
+def _not_grpc(stream: Http2Stream, head: Head, body: object) -> None:
+    stream.write_plain(415, b"HTTP/2 is for gRPC here; REST speaks HTTP/1.1\n")
+
+
+_NOT_GRPC = Action(_not_grpc)

@@ -15,57 +15,48 @@ from typing import cast
 
 from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable
 from serving.gateway.call import Call
+from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Head
-from serving.gateway.http import HttpConnection
 from serving.gateway.service import DEADLINE, STOPPING, Service
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
 from serving.protocol import messages
 from serving.protocol.grpc import GrpcPlan
-from serving.protocol.grpc_frame import MessageReader, decompress, encode_status_message, parse_timeout, prefixed
+from serving.protocol.grpc_frame import MessageReader, decompress, parse_timeout
 from serving.protocol.grpc_head import GrpcHead
 from serving.protocol.messages import Health
-from serving.protocol.status import grpc_status
 
 MAX_PENDING = 256
 MAX_PENDING_BYTES = 64 << 20
 DRAIN_S = 1.0
 """How long a stream may go on after its gateway has begun to leave: one that is never without a request under way, or that has had none."""
-START = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-accept-encoding: identity, deflate, gzip\r\ntransfer-encoding: chunked\r\n"
-)
 
 
 class _Open:
-    """What both kinds of stream share: the head, messages as chunks, the end with its trailers.
+    """What both kinds of stream share: the head, messages, the end with its status.
 
     Is its connection's `work`, and its `reader` (see `http.BodyReader`).
     """
 
-    def __init__(self, connection: HttpConnection, streams: set[InferStream | WatchStream]) -> None:
+    def __init__(self, connection: GrpcExchange, out: GrpcOut, streams: set[InferStream | WatchStream]) -> None:
         self.connection = connection
+        self._out = out
         self._streams = streams
         self.over = False
         connection.work = self
-        connection.write_raw(START + b"\r\n")
+        out.begin(connection)
 
     def send(self, parts: list[Buffer]) -> None:
-        """Write one message as one chunk."""
-        total = sum(len(p) for p in parts)
-        self.connection.write_raw(b"".join((b"%x\r\n" % (total + 5), *prefixed(parts), b"\r\n")))
+        """Write one message."""
+        self._out.message(self.connection, parts)
 
     def end(self, error: ServingError | None = None) -> None:
-        """Write the trailers; the stream is over."""
+        """Write the status; the stream is over."""
         if self.over:
             return
         self.over = True
         self._leave()
-        if error is None:
-            self.connection.write_raw(b"0\r\ngrpc-status: 0\r\n\r\n")
-        else:
-            status = grpc_status(error.code), encode_status_message(error.message)
-            self.connection.write_raw(b"0\r\ngrpc-status: %d\r\ngrpc-message: %s\r\n\r\n" % status)
-        self.connection.finish()
+        self._out.end(self.connection, error)
 
     def cancel(self) -> None:
         """The client has gone: nothing of this stream may cost anything from now on."""
@@ -96,12 +87,13 @@ class InferStream(_Open):
         self,
         service: Service,
         split: Callable[[Buffer], GrpcHead],
-        connection: HttpConnection,
+        connection: GrpcExchange,
+        out: GrpcOut,
         head: Head,
         streams: set[InferStream | WatchStream],
     ) -> None:
         timeout_s = parse_timeout(connection.grpc_timeout.decode("latin-1")) if connection.grpc_timeout else -1.0
-        super().__init__(connection, streams)
+        super().__init__(connection, out, streams)
         self._service = service
         self._split = split
         self._max_bytes = service.limits.max_body_bytes
@@ -266,8 +258,8 @@ class _Slot:
 class WatchStream(_Open):
     """One health watch: the status now, then each change."""
 
-    def __init__(self, connection: HttpConnection, streams: set[InferStream | WatchStream], name: str, status: Health) -> None:
-        super().__init__(connection, streams)
+    def __init__(self, connection: GrpcExchange, out: GrpcOut, streams: set[InferStream | WatchStream], name: str, status: Health) -> None:
+        super().__init__(connection, out, streams)
         self.name = name
         self._last: Health | None = None
         connection.reader = self

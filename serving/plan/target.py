@@ -9,7 +9,7 @@ from serving.hosting import HostPlan, VersionPlan
 from serving.routing import RouteTable
 from serving.state import GatewayLimits
 
-EdgeMode = Literal["auto", "always", "off"]
+EdgeMode = Literal["auto", "grpc", "always", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class EngineSettings:
     """What belongs to the engine and to no model.
 
     gateways   processes that speak REST and gRPC
-    edge       auto: gRPC goes through it, REST does not; always: both do; off: no edge and so no gRPC
+    edge       auto: HAProxy only where there is TLS; grpc: gRPC goes through it, REST does not; always: both do; off: never
     """
 
     gateways: int = 1

@@ -1,9 +1,9 @@
 """Busy polling: a replica that has just answered a lone request looks for the next one for a moment before it sleeps.
 
-A client that sends its next request when it has the answer is back within some 100 µs. A process that went to sleep meanwhile pays for the wake-up, and
-then runs on cold caches: the same small model takes 200 instead of 120 µs. Looking without sleeping costs no more CPU than that.
-It is only done where it pays: after lone requests (a full batch has other work behind it, and the gateway needs the processor), while
-requests do come back that soon, and as long as nobody else waits for this processor.
+A client that sends its next request when it has the answer is back within some 100 µs. A process that went to sleep meanwhile pays
+for the wake-up, and then runs on cold caches: the same small model takes 200 instead of 120 µs. Looking without sleeping costs no
+more CPU than that. It is only done where it pays: after lone requests (a full batch has other work behind it, and the gateway needs
+the processor), while requests do come back that soon, and as long as nobody else waits for this processor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONFIDENT = 4
 class Polling:
     """When to look instead of sleep. The loop's own poll does the looking: a callback that is always due keeps it from sleeping."""
 
-    __slots__ = ("_clock", "_confidence", "_last_look", "_lone", "_loop", "_looking", "_rested", "_until")
+    __slots__ = ("_clock", "_confidence", "_last_look", "_lone", "_looking", "_loop", "_rested", "_until")
 
     def __init__(self, loop: AbstractEventLoop, clock: Callable[[], float] = monotonic) -> None:
         self._loop = loop

@@ -244,7 +244,10 @@ class EngineFace(Face):
     gateways: int = Field(default=_engine.gateways, ge=1, le=256, description="Processes that speak REST and gRPC.")
     edge: EdgeMode = Field(
         default=_engine.edge,
-        description="auto: gRPC comes in through the edge, REST straight to the gateways; always: both; off: REST only.",
+        description=(
+            "auto: clients come straight to the gateways (with TLS: through the edge, HAProxy); grpc: gRPC comes in through the edge, "
+            "which spreads the calls of one connection over all gateways; always: REST too; off: never."
+        ),
     )
     server_name: Text = Field(default=_engine.server_name, description="Name that the server's metadata shows.")
     limits: LimitsFace = Field(default_factory=LimitsFace, description="Bounds that protect the engine from its clients.")

@@ -9,10 +9,13 @@ from .models import plan
 from .rig import DataPath, wait_for
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPath]:
-    """One node with two gateways and one replica that holds all models. No bug may show in a gateway's loop."""
-    node = DataPath()
+@pytest.fixture(scope="module", params=["auto", "grpc"])
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPath]:
+    """One node with two gateways and one replica that holds all models; gRPC straight to the gateways, and through HAProxy.
+
+    No bug may show in a gateway's loop.
+    """
+    node = DataPath(edge=request.param)
     try:
         node.replica(plan(tmp_path_factory.mktemp("models"), node.gate), "r1")
         node.gateway("a")

@@ -138,7 +138,7 @@ def run_dir() -> Iterator[str]:
 
 @pytest.fixture
 def config(run_dir: str) -> EdgeConfig:
-    return EdgeConfig(run_dir, free_port(), free_port(), free_port())
+    return EdgeConfig(run_dir, free_port(), free_port(), free_port(), edge="grpc")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from serving.edge import Adopt, SlotClaim
+from serving.edge.claim import Release
 from serving.edge.listeners import open_unix
 from serving.errors import Unavailable
 
@@ -69,7 +70,7 @@ def listeners(edge: Edge) -> dict[str, list[int]]:
 
 
 async def test_a_gateway_gets_its_slot_and_both_listeners(edge: Edge) -> None:
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     claim = await SlotClaim.claim(edge.config.run_dir, "a")
     tcp, unix = claim.listeners
     assert claim.slot == 0
@@ -83,8 +84,33 @@ async def test_a_gateway_gets_its_slot_and_both_listeners(edge: Edge) -> None:
     await eventually(lambda: listeners(edge) == {})
 
 
+async def test_listeners_of_both_ports_move_together(edge: Edge) -> None:
+    await edge.start(edge="off", slots=2)
+    config = edge.config
+    first = await SlotClaim.claim(config.run_dir, "a")
+    rest, grpc, unix = first.listeners
+    assert [s.getsockname() for s in (rest, grpc)] == [("127.0.0.1", config.http_port), ("127.0.0.1", config.grpc_port)]
+    adopted = [await anext(first), await anext(first)]
+    assert [change.number for change in adopted] == [1, 3]
+    assert [change.listener.getsockname()[1] for change in adopted if isinstance(change, Adopt)] == [config.http_port, config.grpc_port]
+    second = await SlotClaim.claim(config.run_dir, "b")
+    assert [await anext(first), await anext(first)] == [Release(1), Release(3)]
+    assert [s.getsockname()[1] for s in second.listeners[:2]] == [config.http_port, config.grpc_port]
+    # a new keeper gets both back from both
+    assert edge.keeper is not None
+    await asyncio.to_thread(edge.keeper.close)
+    await edge.start()
+    await eventually(lambda: listeners(edge) == {"a": [0], "b": [1]})
+    second.draining()
+    await eventually(lambda: listeners(edge) == {"a": [0, 1], "b": []})
+    for claim in (first, second):
+        claim.close()
+    for sock in (rest, grpc, unix, *second.listeners, *[c.listener for c in adopted if isinstance(c, Adopt)]):
+        sock.close()
+
+
 async def test_listeners_are_shared_evenly_as_gateways_come_and_go(edge: Edge) -> None:
-    await edge.start(edge="off", slots=6)
+    await edge.start(edge="off", grpc_port=0, slots=6)
     first = await edge.gateway("a")
     await eventually(lambda: len(first.servers) == 7)
     second = await edge.gateway("b")
@@ -97,7 +123,7 @@ async def test_listeners_are_shared_evenly_as_gateways_come_and_go(edge: Edge) -
 
 
 async def test_new_connections_reach_all_gateways(edge: Edge) -> None:
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     a, b = await edge.gateway("a"), await edge.gateway("b")
     await eventually(lambda: len(a.servers) == len(b.servers) == 7)
     names = Counter([await ask_rest(edge) for _ in range(200)])
@@ -106,7 +132,7 @@ async def test_new_connections_reach_all_gateways(edge: Edge) -> None:
 
 
 async def test_no_connection_is_lost_when_a_gateway_drains_and_a_successor_claims(edge: Edge) -> None:
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     await edge.gateway("stays")
     load = Load(edge)
     for number in range(5):
@@ -122,7 +148,7 @@ async def test_no_connection_is_lost_when_a_gateway_drains_and_a_successor_claim
 
 async def test_connections_of_a_dead_gateways_queue_are_answered_by_another(edge: Edge) -> None:
     """A stopped gateway accepts nothing; its queue is taken over as soon as it is dead."""
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     victim = await edge.gateway_process("victim")
     victim.send_signal(signal.SIGSTOP)
     await asyncio.to_thread(_await_stopped, victim.pid)
@@ -142,14 +168,14 @@ def _await_stopped(pid: int) -> None:
 
 
 async def test_connections_wait_while_there_is_no_gateway(edge: Edge) -> None:
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     waiting = asyncio.create_task(ask_rest(edge))
     await edge.gateway("first")
     assert await asyncio.wait_for(waiting, 5) == "first"
 
 
 async def test_a_killed_gateway_loses_only_what_it_had_accepted(edge: Edge) -> None:
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     victim = await edge.gateway_process("victim")
     await edge.gateway("stays")
     load = Load(edge)
@@ -163,7 +189,7 @@ async def test_a_killed_gateway_loses_only_what_it_had_accepted(edge: Edge) -> N
 
 
 async def test_when_all_slots_are_held_a_gateway_waits_for_one(edge: Edge) -> None:
-    await edge.start(edge="off", slots=1)
+    await edge.start(edge="off", grpc_port=0, slots=1)
     first = await edge.gateway("a")
     with pytest.raises(Unavailable, match="all 1 are held"):
         await SlotClaim.claim(edge.config.run_dir, "b", timeout_s=0.3)
@@ -179,7 +205,7 @@ async def test_without_a_keeper_a_claim_says_where_it_looked(run_dir: str) -> No
 
 
 async def test_garbage_on_the_socket_hurts_only_its_own_connection(edge: Edge) -> None:
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     gateway = await edge.gateway("a")
     for garbage in (
         b"x\n",
@@ -197,7 +223,7 @@ async def test_garbage_on_the_socket_hurts_only_its_own_connection(edge: Edge) -
 
 
 async def test_reports_are_added_up_and_outlive_their_gateway(edge: Edge) -> None:
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     for name, value in (("a", 3), ("b", 4)):
         gateway = await edge.gateway(name)
         gateway.claim.report([["serving_requests_total", "counter", {"model": "m"}, value]])
@@ -262,7 +288,7 @@ async def test_a_gateway_whose_path_was_removed_meanwhile_is_reached_by_a_new_on
 
 
 async def test_a_draining_gateway_is_handed_nothing_more(edge: Edge) -> None:
-    await edge.start(edge="off")
+    await edge.start(edge="off", grpc_port=0)
     claim = await SlotClaim.claim(edge.config.run_dir, "a")
     claim.draining()
     other = await edge.gateway("b")
@@ -317,7 +343,7 @@ async def test_a_gateway_that_died_with_its_keeper_leaves_no_gap(edge: Edge) -> 
 
 
 async def test_a_slot_whose_socket_still_answers_is_not_given_away(edge: Edge) -> None:
-    await edge.start(edge="off", slots=2)
+    await edge.start(edge="off", grpc_port=0, slots=2)
     with open_unix(edge.config.gateway_path(0)) as stranger:
         claim = await SlotClaim.claim(edge.config.run_dir, "a")
         assert claim.slot == 1

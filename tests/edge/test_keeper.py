@@ -15,7 +15,7 @@ import grpc.aio
 import httpx
 import pytest
 
-from serving.edge import EdgeConfig, EdgeKeeper
+from serving.edge import EdgeConfig, EdgeKeeper, EdgeMode
 from serving.errors import InvalidArgument, Unavailable
 
 from .conftest import Edge, eventually
@@ -59,19 +59,17 @@ def test_closing_twice_or_before_the_start_is_harmless(config: EdgeConfig) -> No
     assert not [path.name for path in Path(config.run_dir).glob("*.sock")]
 
 
-def test_without_haproxy_rest_is_served_alone(
-    config: EdgeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_without_haproxy_both_ports_are_served(config: EdgeConfig, monkeypatch: pytest.MonkeyPatch, mode: EdgeMode) -> None:
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/nowhere/haproxy")
-    keeper = EdgeKeeper(config)
+    keeper = EdgeKeeper(replace(config, edge=mode))
     keeper.start()
     status = keeper.status()
     keeper.close()
-    assert (status["http_port"], status["grpc_port"], status["haproxy"]) == (config.http_port, 0, None)
-    assert "gRPC is off" in caplog.text
+    assert (status["http_port"], status["grpc_port"], status["haproxy"]) == (config.http_port, config.grpc_port, None)
 
 
-@pytest.mark.parametrize("changes", [{"edge": "always"}, {"tls_certificate": "/c.pem"}], ids=str)
+@pytest.mark.parametrize("changes", [{"edge": "always"}, {"edge": "grpc"}, {"edge": "auto", "tls_certificate": "/c.pem"}], ids=str)
 def test_what_cannot_be_had_without_haproxy_is_an_error(
     config: EdgeConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]
 ) -> None:

@@ -169,7 +169,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "not positive": ("models: {}\nlimits: {body_timeout_s: 0}", ["f.yaml:2:26: limits.body_timeout_s: expected more than 0, got 0"]),
     "edge": (
         "edge: of\nmodels: {}",
-        ["f.yaml:1:7: edge: expected one of auto, always, off, got the text 'of'; did you mean 'off'?"],
+        ["f.yaml:1:7: edge: expected one of auto, grpc, always, off, got the text 'of'; did you mean 'off'?"],
     ),
     "execution": (
         model("execution: threads"),
@@ -356,7 +356,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "gateways: 0\nedge: no\n" + model("replicas: x", "traffic: {stable: 2}", version="{artefact: c.pt2, runtim: torch}") + "\n  b: 1\n",
         [
             "f.yaml:1:11: gateways: expected at least 1, got 0",
-            "f.yaml:2:7: edge: expected one of auto, always, off, got the text 'no'",
+            "f.yaml:2:7: edge: expected one of auto, grpc, always, off, got the text 'no'",
             "f.yaml:5:30: models.mlp.versions.1.artefact: 'FOLDER/c.pt2' does not exist",
             "f.yaml:5:37: unknown key 'runtim' in models.mlp.versions.1; did you mean 'runtime'?",
             "f.yaml:6:15: models.mlp.replicas: expected a whole number, got the text 'x'",
