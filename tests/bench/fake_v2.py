@@ -42,6 +42,7 @@ class Model:
     """Seconds that the next answers take."""
     count: int = 0
     batches: dict[int, int] = field(default_factory=dict)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def metadata(self) -> dict[str, Any]:
         shape = [-1, *self.shape] if self.max_batch_size else list(self.shape)
@@ -69,16 +70,23 @@ class Model:
             "batch_stats": [{"batch_size": size, "compute_infer": {"count": n, "ns": n}} for size, n in sorted(self.batches.items())],
         }
 
+    def reached(self, count: int, within_s: float) -> bool:
+        """Wait until so many were answered; False where that took too long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.count >= count, within_s)
+
     def answer(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if self.pauses:
             time.sleep(self.pauses.pop(0))
-        self.count += 1
-        self.batches[x.shape[0]] = self.batches.get(x.shape[0], 0) + 1
+        with self._changed:
+            self.count += 1
+            self.batches[x.shape[0]] = self.batches.get(x.shape[0], 0) + 1
+            self._changed.notify_all()
         return (x * 2 + np.float32(self.offset)).astype(np.float32)
 
 
 class FakeV2:
-    """`rest` and `grpc` are HOST:PORT. `seen` is set once the first prediction is asked for; `headers` are those of the last one.
+    """`rest` and `grpc` are HOST:PORT. `headers` are those of the last prediction.
 
     `streams` counts those that were opened.
     """
@@ -87,7 +95,6 @@ class FakeV2:
         models = (Model("double"), Model("plain", 0), Model("parts", 0, decoupled=True), Model("wrong", offset=1.0), Model("any", 8, (-1,)))
         self.models = {model.name: model for model in models}
         self.statistics = statistics
-        self.seen = threading.Event()
         self.headers: dict[str, str] = {}
         self.streams = 0
         self._http = _HttpServer(("127.0.0.1", 0), _handler(self))
@@ -191,7 +198,6 @@ def _handler(server: FakeV2) -> type[BaseHTTPRequestHandler]:
                     self.say(server.index())
                 case ["v2", "models", name, "infer"]:
                     server.headers = {k.lower(): v for k, v in self.headers.items()}
-                    server.seen.set()
                     self.infer(server.models[name], body)
 
         def infer(self, model: Model, body: bytes) -> None:
@@ -254,7 +260,6 @@ class _Service(grpc.GenericRpcHandler):
 
     def _unary(self, raw: bytes, context: Any) -> bytes:
         self._server.headers = dict(context.invocation_metadata())
-        self._server.seen.set()
         asked = ModelInferRequest.FromString(raw)
         return bytes(self._infer(self._server.models[asked.model_name], asked).SerializeToString())
 
