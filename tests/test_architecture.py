@@ -18,16 +18,18 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "safetensors": ("models/",),
     "fastapi": ("control/api.py",),
     "uvicorn": ("control/",),
-    "httpx": ("cli/",),
+    "httpx": ("cli/", "bench/"),
     "sqlalchemy": ("control/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
-    "yaml": ("spec/",),
-    "pydantic": ("spec/", "control/api.py"),
+    "yaml": ("spec/", "bench/"),
+    "pydantic": ("spec/", "control/api.py", "bench/"),
+    "jinja2": ("bench/report/",),
+    "hpack": ("gateway/http2_head.py", "bench/"),
     "httptools": ("gateway/", "bench/"),
     "prometheus_client": ("edge/",),
     "tritonclient": ("bench/",),
-    "pickle": (),
+    "pickle": ("bench/",),  # between the load tester and the processes that it starts
     "cloudpickle": (),
 }
 
