@@ -145,7 +145,7 @@ def _numpy(path: Path) -> Any:
 def _parquet(path: Path) -> dict[str, Array]:
     """Return the columns of a table; lists become a dimension. Needs pyarrow."""
     if find_spec("pyarrow") is None:
-        raise InvalidArgument(f"{path}: reading Parquet needs pyarrow (pip install 'serving[bench]')")
+        raise InvalidArgument(f"{path}: reading Parquet needs pyarrow (pip install 'serving[parquet]')")
     # By name, as models/registry.py does: 40 MB that only this file ending needs.
     parquet = import_module("pyarrow.parquet")
     try:

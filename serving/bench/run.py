@@ -221,7 +221,9 @@ def _python_driver(name: str) -> Sender:
     try:
         module = import_module("serving.bench.drivers")
     except ImportError as error:
-        raise InvalidArgument(f"the driver '{name}' needs tritonclient[all its clients]: {error} (pip install 'serving[bench]')") from None
+        raise InvalidArgument(
+            f"the driver '{name}' needs the clients of tritonclient: {error} (pip install 'tritonclient[http,grpc]')"
+        ) from None
     sender: Sender = getattr(module, PYTHON_DRIVERS[name])
     return sender
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serving.bench.process_tree import Usage
 from serving.bench.figures import Server
+from serving.bench.process_tree import Usage
 
 _SPANS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
