@@ -40,6 +40,10 @@ class Edge:
     def check_health(self) -> None:
         self._keeper.healthy()
 
+    async def last_call(self) -> None:
+        """Have the doors closed with the last gateway: called when the engine ends."""
+        await asyncio.to_thread(self._keeper.last_call)
+
     async def __del__(self) -> None:
         await asyncio.to_thread(self._watch.stop)
         await asyncio.to_thread(self._keeper.close, DRAIN_S - 5.0)

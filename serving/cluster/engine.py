@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 35.0
 """Longest wait for gateways, and once more for replicas, to answer what they have."""
+LET_IN_S = 0.2
+"""In which gateways accept those who have connected already."""
 POLL_S = 0.1
 WATCH_S = 1.0
 ANSWER_S = 5.0
@@ -150,6 +152,7 @@ class Engine:
 
     def _stop_gently(self) -> None:
         try:
+            self._last_call()
             self._delete(CONTROLLER, GATEWAYS)
             self._say("gateways have drained")
             seen = serve_api.applications()
@@ -158,6 +161,14 @@ class Engine:
         except Exception as error:
             # Ray may be half gone by now, in any way; what is left is ended by its tag
             log.warning("stopping: %s", error)
+
+    def _last_call(self) -> None:
+        """Let nobody new in: who connects now would wait for a gateway that will not come. Gateways answer all who are in."""
+        try:
+            serve_api.call(serve_api.handle(EDGE, EDGE), "last_call", ANSWER_S)
+        except Unavailable as error:
+            log.warning("stopping: %s", error.message)
+        self._session.hurry.wait(LET_IN_S)
 
     def _delete(self, *names: str) -> None:
         serve_api.delete(names)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from serving.edge.config import EDGE_SOCKET, EdgeConfig
 from serving.edge.lane import Lane, Message
 from serving.edge.ledger import Ledger
-from serving.edge.listeners import answers, listens_on, open_tcp, open_unix, probe
+from serving.edge.listeners import answers, listens_on, open_tcp, open_unix, probe, turn_away
 from serving.edge.shares import Shares
 from serving.errors import ServingError
 
@@ -98,16 +98,22 @@ class Handover:
         self._tcp = [None] * len(self._tcp)
 
     def last_call(self) -> None:
-        """Nobody will follow the gateways that are there: once all of them leave, the TCP listeners close, and who comes is refused."""
+        """Nobody will follow the gateways that are there: nobody new is let in, and once all gateways leave the TCP listeners close."""
         self._ending = True
+        for listener in self._tcp:
+            if listener is not None:
+                turn_away(listener)
         self._close_doors()
 
     def _close_doors(self) -> None:
         if self._ending and all(self._shares.is_draining(member) for member in self._members):
             for number, listener in enumerate(self._tcp):
-                if listener is not None:
-                    listener.close()
-                    self._tcp[number] = None
+                if listener is None:
+                    continue
+                listener.close()
+                self._tcp[number] = None
+                for _, lane in self._members.values():
+                    lane.send({"release": number})  # of its copy
 
     def status(self) -> list[dict[str, Any]]:
         """Return who holds which slot; slots without a gateway are left out."""

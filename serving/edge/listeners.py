@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import socket
+import struct
 from pathlib import Path
 
 from serving.errors import Unavailable
 
+_log = logging.getLogger(__name__)
 BACKLOG = 4096
 _LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp."""
@@ -117,3 +121,28 @@ def _tcp(host: str) -> socket.socket:
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Have the kernel drop the SYN of whoever wants to connect; who is connected and waits in the queue stays there.
+
+    A client tries again a second later and is refused then, if the listener is closed. Without this, those who connect between the last
+    accept and the close would be cut off with a request in their hands. Does nothing where the system cannot (not Linux).
+    """
+    program = b"".join(_BPF.pack(*instruction) for instruction in _DROP_SYN)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(buffer)))
+    except OSError as error:
+        _log.warning("clients may still connect while the engine ends: %s", error.strerror)
+
+
+_SO_ATTACH_FILTER = 26
+_BPF = struct.Struct("HBBI")
+_DROP_SYN = [
+    (0x30, 0, 0, 13),  # A = flags of the TCP header
+    (0x54, 0, 0, 0x02),  # A &= SYN
+    (0x15, 0, 1, 0x02),  # a SYN?
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFFFFFF),  # let it pass
+]
