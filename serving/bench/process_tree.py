@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from serving.errors import InvalidArgument
+
 TAG = "SERVING_ENGINE"
 
 
@@ -84,6 +86,13 @@ class ProcessTree:
             known |= children
             grew = bool(children)
         self._known |= known
+
+
+def of_pid(pid: int) -> ProcessTree:
+    """Return a process and all that it started. Raises InvalidArgument where there is none."""
+    if not psutil.pid_exists(pid):
+        raise InvalidArgument(f"there is no process {pid} on this machine")
+    return ProcessTree([pid])
 
 
 def of_port(host: str, port: int) -> ProcessTree | None:

@@ -18,7 +18,7 @@ from serving.bench.figures import LoadFacts, Server, Stability, Streaming, Targe
 from serving.bench.fleet import generate
 from serving.bench.load import Closed, Load
 from serving.bench.prepare import Prepared, connect, prepare
-from serving.bench.process_tree import ProcessTree, of_port
+from serving.bench.process_tree import ProcessTree, is_local, of_pid, of_port
 from serving.bench.recording import Progress, Recording
 from serving.bench.result import Result
 from serving.bench.scenario import Scenario
@@ -33,6 +33,7 @@ Told = Callable[[Progress], None]
 Sender = Callable[[ServerAddress, Sequence[Work], Load, Told, Stop], Recording]
 
 PYTHON_DRIVERS = {"triton": "run_threads", "triton-aio": "run_loop"}
+NO_PROCESSES = "the server's processes cannot be seen: its CPU and memory are not known (give --pid, or the rights to look)"
 NO_STATISTICS = "the server has no statistics of its models: queue, compute and network time are not told apart"
 
 
@@ -63,11 +64,13 @@ class Bench:
         target = connect(address)
         try:
             prepared = prepare(scenario, target)
+            tree = of_pid(scenario.pid) if scenario.pid else of_port(address.host, address.port)
         except BaseException:
             target.close()
             raise
-        tree = ProcessTree([scenario.pid]) if scenario.pid else of_port(address.host, address.port)
         bench = cls(prepared, target, tree, stop or threading.Event(), list(prepared.warnings))
+        if tree is None and is_local(address.host):
+            bench.warnings.append(NO_PROCESSES)
         if bench.counts() is None:
             bench.warnings.append(NO_STATISTICS)
         return bench
@@ -221,9 +224,7 @@ def _python_driver(name: str) -> Sender:
     try:
         module = import_module("serving.bench.drivers")
     except ImportError as error:
-        raise InvalidArgument(
-            f"the driver '{name}' needs the clients of tritonclient: {error} (pip install 'tritonclient[http,grpc]')"
-        ) from None
+        raise InvalidArgument(f"the driver '{name}' needs tritonclient[http,grpc], which pip installs: {error}") from None
     sender: Sender = getattr(module, PYTHON_DRIVERS[name])
     return sender
 

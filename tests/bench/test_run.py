@@ -18,7 +18,7 @@ from serving.bench.load import Closed, Load, Open
 from serving.bench.prepare import connect, prepare
 from serving.bench.recording import Progress
 from serving.bench.run import NO_STATISTICS, Bench, interrupts, load_facts, run
-from serving.bench.scenario import Asked, Scenario
+from serving.bench.scenario import Asked, Driver, Scenario
 from serving.bench.target import Wire
 from serving.errors import InvalidArgument, NotFound, ServingError, Unavailable
 from tests.data_path.rig import DataPath
@@ -183,6 +183,21 @@ def test_stop_ends_the_repetition_under_way_and_the_series(fake: FakeV2) -> None
     assert len(result.repetitions) == 1
     assert result.answers > 0
     assert "ended before its time" in result.warnings
+
+
+@pytest.mark.parametrize("driver", ["raw", "triton", "triton-aio"])
+def test_stop_in_the_warm_up_leaves_an_empty_report(fake: FakeV2, driver: Driver) -> None:
+    stop = threading.Event()
+
+    def told(progress: Progress) -> None:
+        if progress.phase == "warming up":
+            stop.set()
+
+    load = Load(Closed(1), duration_s=600, warm_up_s=600)
+    result = run(scenario(fake, "rest", Asked("double"), load=load, driver=driver), told, stop)
+    assert (result.answers, result.errors, result.throughput_rps, result.latency_ms.p50) == (0, 0, 0.0, None)
+    assert "ended before its time" in result.warnings
+    assert result.text()
 
 
 def test_a_server_that_goes_away_leaves_a_report() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from serving.bench.process_tree import TAG, ProcessTree, Usage, is_local, of_port
+from serving.bench.process_tree import TAG, ProcessTree, Usage, is_local, of_pid, of_port
 from serving.bench.server_side import Counts, Reading, between
+from serving.errors import InvalidArgument
 
 SERVER = """
 import os, socket, subprocess, sys
@@ -164,4 +165,6 @@ def test_nobody_listens_and_other_machines() -> None:
     assert of_port("192.0.2.1", 80) is None  # an address that no machine has (RFC 5737)
     assert is_local("localhost")
     assert not is_local("no-such-host.invalid")
+    with pytest.raises(InvalidArgument, match=f"there is no process {2**22}"):
+        of_pid(2**22)
     assert ProcessTree([2**22]).read() == Usage(0.0, 0, None, 0)
