@@ -7,15 +7,15 @@ The common answer has the frames of the one before it, but for the stream's numb
 from __future__ import annotations
 
 import ssl
-from collections import deque
 from collections.abc import Callable
 from struct import Struct
 
 from serving.bench import http2_frames as h2
 from serving.bench.connection import Connection, Pace, Stage
 from serving.bench.dial import WAIT, Address, Tls, failure
-from serving.bench.http2_headers import AnswerHeaders, Fields, RequestHeaders
-from serving.bench.http2_stream import Stream, Upload
+from serving.bench.http2_answers import Answers
+from serving.bench.http2_headers import Fields, RequestHeaders
+from serving.bench.http2_uploads import Uploads
 from serving.bench.reactor import Reactor
 from serving.bench.request import BadAnswer
 from serving.bench.ticket import Ticket
@@ -25,10 +25,8 @@ _LAST_STREAM = 1 << 31
 _NEAR_LAST_STREAM = _LAST_STREAM - (1 << 26)
 _PACK = Struct(">I").pack
 _REFILL = 1 << 29
+_OF_ANSWERS = (int(h2.Frame.DATA), int(h2.Frame.HEADERS), int(h2.Frame.CONTINUATION))
 _NO_UPDATE = b"no frame"
-_BURST = 256 * 1024
-
-_DATA, _HEADERS = int(h2.Frame.DATA), int(h2.Frame.HEADERS)
 
 
 class Http2Driver:
@@ -53,14 +51,14 @@ class Http2Connection(Connection):
     """One connection.
 
     _begun    requests of whose answer nothing was read, by the stream's number: ticket, start, time of sending
-    _streams  those whose answer is being read
+    _answers  those that are being read
     _ready    what only lacks the stream's number, and the size of its body, by the request's number
     _update   the last WINDOW_UPDATE that came for the connection
     """
 
     __slots__ = (
-        "_answer_headers", "_assembling", "_authority", "_begun", "_corked", "_credit", "_greeted", "_handlers", "_increment", "_keys",
-        "_known", "_leaving", "_max_frame", "_new_connection", "_out", "_ready", "_request_headers", "_scheme", "_stream_window", "_streams",
+        "_answers", "_authority", "_begun", "_corked", "_credit", "_greeted", "_handlers", "_increment", "_keys",
+        "_known", "_leaving", "_max_frame", "_new_connection", "_out", "_ready", "_request_headers", "_scheme", "_stream_window",
         "_tail", "_update", "_uploads", "_wanted_slots", "_window",
     )  # fmt: skip
     protocol = "h2"
@@ -83,7 +81,6 @@ class Http2Connection(Connection):
         self._scheme = "https" if tls else "http"
         self._authority = address.host
         self._begun: dict[bytes, tuple[Ticket, int, int]] = {}
-        self._streams: dict[bytes, Stream] = {}
         self._handlers: dict[int, Callable[[int, bytes, bytes, int], None]] = {
             h2.Frame.RST_STREAM: self._rst_stream,
             h2.Frame.SETTINGS: self._settings,
@@ -91,7 +88,6 @@ class Http2Connection(Connection):
             h2.Frame.PING: self._ping,
             h2.Frame.GOAWAY: self._goaway,
             h2.Frame.WINDOW_UPDATE: self._window_update,
-            h2.Frame.CONTINUATION: self._continuation,
         }
         self._renew()
 
@@ -101,7 +97,7 @@ class Http2Connection(Connection):
         self._keys = map(_PACK, range(1, _LAST_STREAM, 2))
         self._ready: dict[int, tuple[tuple[bytes, ...], int]] = {}
         self._request_headers = RequestHeaders(self._authority, self._scheme)
-        self._answer_headers = AnswerHeaders(self._known)
+        self._answers = Answers(self._known)
         self._window = self._stream_window = h2.WINDOW
         self._max_frame = h2.MAX_FRAME
         self._greeted = self._corked = False
@@ -109,24 +105,22 @@ class Http2Connection(Connection):
         self._credit = self._increment = 0
         self._update = _NO_UPDATE
         self._tail = b""
-        self._out: list[bytes] = []
-        self._uploads: deque[Upload] = deque()
-        self._assembling: tuple[bytes, int, bytearray] | None = None
+        self._out: list[bytes | memoryview] = []
+        self._uploads = Uploads()
 
     @property
     def busy(self) -> int:
-        return len(self._begun) + len(self._streams)
+        return len(self._begun) + len(self._answers.streams)
 
     @property
     def opening(self) -> bool:
         return super().opening or (self.stage is Stage.OPEN and not self._greeted)
 
     def tickets(self) -> list[Ticket]:
-        return [ticket for ticket, _, _ in self._begun.values()] + [stream.ticket for stream in self._streams.values()]
+        return [ticket for ticket, _, _ in self._begun.values()] + [stream.ticket for stream in self._answers.streams.values()]
 
     def clear(self) -> None:
         self._begun.clear()
-        self._streams.clear()
         self._renew()
 
     def started(self, now: int) -> None:
@@ -166,9 +160,14 @@ class Http2Connection(Connection):
             return
         if self._tail:
             data = self._tail + data
+            self._tail = b""
         begun, free = self._begun, self.free
         self._corked = True
-        at, size = 0, len(data)
+        size = len(data)
+        at = 0
+        if data.startswith(self._update):
+            self._window += self._increment
+            at = 13
         while size - at >= 9:
             key = data[at + 5 : at + 9]
             waiting = begun.get(key)
@@ -204,7 +203,8 @@ class Http2Connection(Connection):
             if self.stage is not Stage.OPEN:
                 return
             at = end
-        self._tail = data[at:]
+        if at < size:
+            self._tail = data[at:]
         if self._credit > _REFILL:
             self._out.append(h2.window_update(h2.NO_STREAM, self._credit))
             self._credit = 0
@@ -220,7 +220,7 @@ class Http2Connection(Connection):
                 self._unopened("connect timeout", "no SETTINGS within the timeout", now)
             return
         late = [key for key, (_, _, since) in self._begun.items() if since < before]
-        late += [key for key, stream in self._streams.items() if stream.since < before]
+        late += [key for key, stream in self._answers.streams.items() if stream.since < before]
         for key in late:
             self._forget(key).fail("timeout", "no answer within the timeout")
             self._out.append(h2.rst_stream(key, h2.ErrorCode.CANCEL))
@@ -235,18 +235,10 @@ class Http2Connection(Connection):
             self._left(now)
 
     def _forget(self, key: bytes) -> Ticket:
-        """The request on this stream is over."""
-        self._drop_upload(key)
+        """The request on this stream is over, without an answer."""
+        self._uploads.drop(key)
         waiting = self._begun.pop(key, None)
-        return waiting[0] if waiting is not None else self._streams.pop(key).ticket
-
-    def _stream(self, key: bytes) -> Stream | None:
-        """Return the stream that a frame of an answer belongs to, None where its request is over."""
-        waiting = self._begun.pop(key, None)
-        if waiting is None:
-            return self._streams.get(key)
-        stream = self._streams[key] = Stream(*waiting, self._answer_headers.stateless)
-        return stream
+        return waiting[0] if waiting is not None else self._answers.streams.pop(key).ticket
 
     def _begin_slowly(self, ticket: Ticket, key: bytes) -> None:
         """Send a request whose headers this connection has not seen, or whose body does not fit into a frame or a window."""
@@ -257,7 +249,7 @@ class Http2Connection(Connection):
         heads = h2.header_frames(block, self._max_frame)
         if len(body) > min(self._max_frame, self._stream_window, self._window):
             self._out.append(key.join(heads))
-            self._uploads.append(Upload(key, body, self._stream_window))
+            self._uploads.add(key, body, self._stream_window)
             return
         parts = (*heads[:-1], heads[-1] + h2.before_stream(len(body), h2.Frame.DATA, h2.END_STREAM), body)
         self._window -= len(body)
@@ -275,7 +267,7 @@ class Http2Connection(Connection):
         out = self._out
         while self._unsent is None:
             if self._uploads:
-                self._pump()
+                self._window -= self._uploads.cut(out, self._window, self._max_frame)
             if not out:
                 return
             data = out[0] if len(out) == 1 else b"".join(out)
@@ -289,101 +281,30 @@ class Http2Connection(Connection):
             if sent != len(data):
                 self.write_rest(memoryview(data)[sent:])
 
-    def _pump(self) -> None:
-        """Cut frames off the bodies that wait, in turn, as far as the windows go."""
-        made = blocked = 0
-        uploads, out = self._uploads, self._out
-        while blocked < len(uploads) and made < _BURST and self._window > 0:
-            upload = uploads.popleft()
-            left = len(upload.body) - upload.at
-            size = min(self._max_frame, self._window, upload.window, left)
-            if size <= 0:
-                blocked += 1
-                uploads.append(upload)
-                continue
-            blocked = 0
-            piece = upload.body[upload.at : upload.at + size]
-            out.append(h2.before_stream(size, h2.Frame.DATA, h2.END_STREAM if size == left else 0) + upload.key)
-            out.append(piece)  # type: ignore[arg-type]  # join takes a memoryview as it is
-            upload.at += size
-            upload.window -= size
-            self._window -= size
-            made += size
-            if size < left:
-                uploads.append(upload)
-
-    def _drop_upload(self, key: bytes) -> bool:
-        for upload in self._uploads:
-            if upload.key == key:
-                self._uploads.remove(upload)
-                return True
-        return False
-
     def _check_length(self, begun: bytes) -> None:
         if int.from_bytes(begun[:3], "big") > h2.MAX_FRAME or not (self._greeted or begun[3] == h2.Frame.SETTINGS):
             raise BadAnswer(f"not an HTTP/2 frame: {begun[:60]!r}")
 
     def _frame(self, head: bytes, key: bytes, payload: bytes, now: int) -> None:
-        kind, flags = head[3], head[4]
+        kind = head[3]
         if not self._greeted or len(payload) > h2.MAX_FRAME:
             self._check_length(head + key + payload[:60])
-        if self._assembling is not None and kind != h2.Frame.CONTINUATION:
+        answers = self._answers
+        if not answers.between_blocks and kind != h2.Frame.CONTINUATION:
             raise BadAnswer("a frame within a block of headers")
-        if kind == _DATA:
-            self._data(head, key, payload, now)
-        elif kind == _HEADERS:
-            stream = self._stream(key)
-            if stream is not None:
-                stream.take_frame(head, payload)
-            block = h2.unpadded(flags, payload) if flags & (h2.PADDED | h2.PRIORITY) else payload
-            if flags & h2.END_HEADERS:
-                self._headers(key, flags, block, now)
-            else:
-                self._assembling = key, flags, bytearray(block)
-        else:
-            handler = self._handlers.get(kind)
-            if handler is not None:
-                handler(flags, key, payload, now)
-
-    def _data(self, head: bytes, key: bytes, payload: bytes, now: int) -> None:
-        self._credit += len(payload)
-        stream = self._stream(key)
-        if stream is None:
-            return
-        if not stream.status:
-            raise BadAnswer("DATA before HEADERS")
-        flags = head[4]
-        if flags & h2.PADDED:
-            stream.template = None
-            payload = h2.unpadded(flags & h2.PADDED, payload)
-        stream.take_frame(head, payload)
-        stream.take_data(payload)
-        if flags & h2.END_STREAM:
-            self._finish(key, stream, now)
-
-    def _headers(self, key: bytes, flags: int, block: bytes, now: int) -> None:
-        fields = self._answer_headers.read(block)
-        stream = self._streams.get(key)
-        if stream is None:
-            return
-        stream.take_fields(fields)
-        if flags & h2.END_STREAM:
-            self._finish(key, stream, now)
-
-    def _finish(self, key: bytes, stream: Stream, now: int) -> None:
-        del self._streams[key]
-        if self._uploads and self._drop_upload(key):
-            self._out.append(h2.rst_stream(key, h2.ErrorCode.CANCEL))
-        ticket = stream.ticket
-        wrong = stream.verdict()
-        if wrong is not None:
-            ticket.fail(*wrong)
-        else:
-            ticket.answered(now - stream.start)
-            if stream.template is not None and self._answer_headers.stateless:
-                ticket.good_parts = tuple(stream.template)
-                ticket.good_data = stream.data_bytes
-        self._release(now)
+        handler = self._handlers.get(kind)
+        if handler is not None:
+            handler(head[4], key, payload, now)
+        elif kind in _OF_ANSWERS:
+            if kind == h2.Frame.DATA:
+                self._credit += len(payload)
+            waiting = self._begun.pop(key, None)
+            stream = answers.streams.get(key) if waiting is None else answers.open(key, *waiting)
+            if answers.take(stream, head, key, payload):
+                if self._uploads and self._uploads.drop(key):
+                    self._out.append(h2.rst_stream(key, h2.ErrorCode.CANCEL))
+                answers.finish(key, now)
+                self._release(now)
 
     def _release(self, now: int) -> None:
         """A stream has ended."""
@@ -394,7 +315,7 @@ class Http2Connection(Connection):
 
     def _left(self, now: int) -> bool:
         """On a connection that takes no new requests: close it behind the last one; True where that was it."""
-        if self._begun or self._streams:
+        if self.busy:
             return False
         self._flush()
         self.retire(now)
@@ -407,7 +328,7 @@ class Http2Connection(Connection):
     def _end(self, kind: str, text: str, now: int) -> None:
         if not self._greeted:
             self._unopened(kind, text, now)
-        elif self._begun or self._streams:
+        elif self.busy:
             self.lose(kind, text, now)
         else:
             if kind == "bad answer":
@@ -416,7 +337,7 @@ class Http2Connection(Connection):
 
     def _rst_stream(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
         code = h2.error_code(payload, h2.Frame.RST_STREAM)
-        if key in self._begun or key in self._streams:
+        if key in self._begun or key in self._answers.streams:
             self._forget(key).fail(f"rst_stream {code}")
             self._release(now)
 
@@ -432,8 +353,7 @@ class Http2Connection(Connection):
             elif setting == h2.Setting.INITIAL_WINDOW_SIZE:
                 if value > h2.LARGEST_WINDOW:
                     raise BadAnswer(f"a window of {value}")
-                for upload in self._uploads:
-                    upload.window += value - self._stream_window
+                self._uploads.widen(value - self._stream_window)
                 self._stream_window = value
             elif setting == h2.Setting.MAX_FRAME_SIZE:
                 self._max_frame = max(h2.MAX_FRAME, value)
@@ -459,7 +379,7 @@ class Http2Connection(Connection):
         last = h2.number(payload, h2.Frame.GOAWAY)
         reason = f"{h2.error_code(payload[4:], h2.Frame.GOAWAY)} {payload[8:].decode(errors='replace')}".strip()
         self._leave()
-        for refused in [key for key in (*self._begun, *self._streams) if int.from_bytes(key, "big") > last]:
+        for refused in [key for key in (*self._begun, *self._answers.streams) if int.from_bytes(key, "big") > last]:
             self._forget(refused).fail("goaway", reason)
         self._left(now)
 
@@ -471,20 +391,4 @@ class Http2Connection(Connection):
             self._update = h2.window_update(key, increment)
             self._increment = increment
             return
-        for upload in self._uploads:
-            if upload.key == key:
-                upload.window += increment
-
-    def _continuation(self, flags: int, key: bytes, payload: bytes, now: int) -> None:
-        if self._assembling is None or self._assembling[0] != key:
-            raise BadAnswer("CONTINUATION without HEADERS")
-        _, first_flags, block = self._assembling
-        block += payload
-        if len(block) > 1 << 20:
-            raise BadAnswer("headers of more than 1 MB")
-        stream = self._streams.get(key)
-        if stream is not None:
-            stream.take_frame(h2.before_stream(len(payload), h2.Frame.CONTINUATION, flags), payload)
-        if flags & h2.END_HEADERS:
-            self._assembling = None
-            self._headers(key, first_flags, bytes(block), now)
+        self._uploads.widen(increment, key)

@@ -1,4 +1,4 @@
-"""Streams of HTTP/2: one request each, with what was read of its answer; and requests that are too large to be sent at once."""
+"""A stream of HTTP/2: one request, and what was read of its answer."""
 
 from __future__ import annotations
 
@@ -68,15 +68,3 @@ class Stream:
             return "bad answer", f"status OK with {self.data_bytes} bytes that begin with {self.prefix!r}: not one message"
         wrong = self.ticket.judge(bytes(self.body)) if self.checked else None
         return None if wrong is None else ("wrong body", wrong)
-
-
-class Upload:
-    """A request's body on its way, as fast as the windows let it."""
-
-    __slots__ = ("at", "body", "key", "window")
-
-    def __init__(self, key: bytes, body: bytes, window: int) -> None:
-        self.key = key
-        self.body = memoryview(body)
-        self.at = 0
-        self.window = window

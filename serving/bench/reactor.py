@@ -1,4 +1,7 @@
-"""Reactor: the loop of a process that sends. Epoll by hand: asyncio and uvloop cost several times what a request costs here.
+"""Reactor: the loop of a process that sends, on epoll itself.
+
+Why not uvloop: it costs the same CPU (12.9 and 12.7 µs a request against 12.0 and 14.6 here, asyncio 25 to 41; 64 connections to a static
+answer, 2026-11-22), but its timers count in milliseconds, and it hides when a turn began. An open loop needs both.
 
 Belongs to one thread. A handler gets the time at which epoll returned, in ns of the monotonic clock: what it then reads had arrived
 by that time, so a stamp for the whole turn is nearer to the arrival than one taken after the answers before it were handled. The
@@ -26,7 +29,8 @@ _LONGEST_NS = 60_000_000_000
 class Reactor:
     """Handlers by file descriptor, timers, and one moment `due` that is kept to the microsecond.
 
-    `parting` holds the sockets that somebody else has taken leave of. Set `due` and `on_due` for an open loop: epoll waits in whole milliseconds, select (on epoll's own descriptor) in microseconds.
+    Set `due` and `on_due` for an open loop: epoll waits in whole milliseconds, select (on epoll's own descriptor) in microseconds.
+    `parting` holds the sockets that somebody else has taken leave of.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import grpc
 import pytest
 from hpack import Encoder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.bench import http2_frames as h2
@@ -263,6 +263,7 @@ def test_requests_headers_are_sent_in_full_once() -> None:
     assert headers.settled == 2
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_frames_or_an_error(garbage: bytes) -> None:
     """Through a whole connection, behind a right greeting."""
