@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.cluster import serve_api
-from serving.cluster.shell import enter
+from serving.cluster.shell import enter, go_first
 from serving.cluster.starts import Starts
 from serving.errors import ServingError
 from serving.hosting import HostPlan
@@ -31,6 +31,7 @@ class Replica:
         held = HostPlan.from_json(plan)
         key = held.versions[0].key
         told, name = enter(boot, f"replica-{key.replace('/', '-')}")
+        go_first()
         self._starts = Starts(Path(told.run_dir), key)
         await self._starts.turn(code)
         self._starts.begin(name, code)

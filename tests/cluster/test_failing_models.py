@@ -177,6 +177,14 @@ def test_what_goes_wrong_in_a_call_is_the_callers_clear_error(engine: RunningEng
     assert engine.processes("moody@1") == before
 
 
+def test_a_model_goes_before_a_gateway_when_memory_runs_out(engine: RunningEngine) -> None:
+    scores = {
+        title: {int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in engine.processes(f"ray::ServeReplica:{title}")}
+        for title in ("echo@1", "gateways", "edge", "controller")
+    }
+    assert max(scores["gateways"] | scores["edge"] | scores["controller"]) < min(scores["echo@1"])
+
+
 def test_nan_is_an_answer(engine: RunningEngine) -> None:
     answer = ask(engine, 6)
     assert answer.status_code == 200
