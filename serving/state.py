@@ -23,6 +23,15 @@ class GatewayLimits:
     max_inflight_bytes: int = 2 << 30
     request_timeout_s: float = 300.0
     """An answer that takes longer is DEADLINE_EXCEEDED, whatever the client asked for."""
+    # Of one client in one gateway; 0 = no limit.
+    client_header: str = ""
+    """Tells clients apart; those without it, and all where it is "", are told apart by their address."""
+    client_requests_per_s: float = 0.0
+    client_burst: int = 0
+    """Requests that may come at once after a pause; 0 = those of a second."""
+    client_inflight_requests: int = 0
+    max_clients: int = 65_536
+    """Clients that are kept in mind."""
 
 
 @dataclass(frozen=True, slots=True)

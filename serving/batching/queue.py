@@ -2,7 +2,8 @@
 
 Entries wait in buckets (`Kind.bucket`); a batch comes from one bucket, so mixed shapes never meet. The order of all entries is
 (priority, arrival); the bucket that holds the first of them goes first, so nobody starves inside a priority level, whatever
-their shape. A lower priority does starve while a higher one keeps the model busy: that is what it asks for.
+their shape. A lower priority does starve while a higher one keeps the model busy: that is what it asks for. When a bound is reached,
+a request of higher priority takes the place of the least urgent ones, the last to come first; among equals nobody is displaced.
 
 Cost: push, remove and take are O(1) per entry apart from heaps with one node per bucket and one per entry that can expire.
 Entries that leave from the middle stay behind as dead ones until half of their container is dead; then it is rebuilt.
@@ -19,6 +20,7 @@ from serving.batching.entry import Entry
 from serving.errors import Code, DeadlineExceeded, InvalidArgument, QueueFull
 from serving.hosting import BatchPolicy
 
+FULL = "Exceeds maximum queue size"
 _LEVEL_SHIFT = 48
 _SLACK = 64
 """Dead entries that are never worth a rebuild."""
@@ -47,6 +49,8 @@ class Queue:
         self._timers: list[tuple[float, int, Entry]] = []
         self._late: list[Entry] = []
         self._sequence = 0
+        self._least_urgent = 0
+        """No entry has a higher level; the highest may have gone."""
         self.requests = 0
         self.nbytes = 0
         self._take_policy(policy)
@@ -70,22 +74,26 @@ class Queue:
 
         Raises QueueFull at a bound (one request larger than the bound in bytes is taken when nothing else waits),
         InvalidArgument for more rows than a batch may have, DeadlineExceeded where the deadline is already over.
+        Whom it displaces `expire` returns with the code QUEUE_FULL.
         """
         kind = entry.kind
         rows = kind.rows
         nbytes = kind.nbytes
-        if self.requests >= self._max_requests or (self.nbytes + nbytes > self._max_bytes and self.requests):
-            raise QueueFull("Exceeds maximum queue size")
+        deadline = entry.deadline
         if rows > self._max_rows:
             raise InvalidArgument(f"inference request batch-size must be <= {self._max_rows} for '{self._model}'")
+        if deadline and deadline <= now:
+            raise DeadlineExceeded("Deadline Exceeded")
+        level = entry.level
+        if self.requests >= self._max_requests or (self.nbytes + nbytes > self._max_bytes and self.requests):
+            self._make_room(level, nbytes)
         self._sequence += 1
-        order = entry.order = entry.level << _LEVEL_SHIFT | self._sequence
+        if level > self._least_urgent:
+            self._least_urgent = level
+        order = entry.order = level << _LEVEL_SHIFT | self._sequence
         entry.arrived = now
-        deadline = entry.deadline
         timeout_s = entry.timeout_s or self._timeout_s
         if deadline or timeout_s:
-            if deadline and deadline <= now:
-                raise DeadlineExceeded("Deadline Exceeded")
             expires = now + timeout_s if timeout_s else deadline
             entry.code = Code.QUEUE_TIMEOUT
             if deadline and deadline <= expires:
@@ -98,11 +106,11 @@ class Queue:
         if bucket is None:
             bucket = self._buckets[kind.bucket] = _Bucket(kind.bucket)
             heapq.heappush(self._heads, (order, bucket))
-        elif entry.level < bucket.levels[0]:
+        elif level < bucket.levels[0]:
             heapq.heappush(self._heads, (order, bucket))
-        lane = bucket.lanes.get(entry.level)
+        lane = bucket.lanes.get(level)
         if lane is None:
-            lane = bucket.add_lane(entry.level)
+            lane = bucket.add_lane(level)
         lane.append(entry)
         bucket.requests += 1
         bucket.nbytes += nbytes
@@ -128,7 +136,7 @@ class Queue:
         return True
 
     def expire(self, now: float) -> list[Entry]:
-        """Take out and return the entries whose deadline or time-out is over; `entry.code` says which."""
+        """Take out and return the entries whose deadline or time-out is over, and those that were displaced; `entry.code` says which."""
         self._sweep(now)
         late, self._late = self._late, []
         return late
@@ -245,6 +253,41 @@ class Queue:
         self._trim()
         return Batch(entries, rows, nbytes)
 
+    # ---- room for the urgent
+
+    def _make_room(self, level: int, nbytes: int) -> None:
+        """Displace entries of lower priority until one of `nbytes` fits. Raises QueueFull where that is not enough: nobody goes then."""
+        if level >= self._least_urgent:
+            raise QueueFull(FULL)
+        one_is_enough = self.requests == self._max_requests and self.nbytes + nbytes <= self._max_bytes
+        if not one_is_enough and not self._could_fit(level, nbytes):
+            raise QueueFull(FULL)
+        while self.requests >= self._max_requests or (self.nbytes + nbytes > self._max_bytes and self.requests):
+            victim = self._last_of_least_urgent(level)
+            if victim is None:
+                raise QueueFull(FULL)
+            self.remove(victim)
+            victim.code = Code.QUEUE_FULL
+            self._late.append(victim)
+
+    def _could_fit(self, level: int, nbytes: int) -> bool:
+        left = left_bytes = 0
+        for entry in self._entries():
+            if entry.level <= level:
+                left += 1
+                left_bytes += entry.kind.nbytes
+        return left < self._max_requests and (left_bytes + nbytes <= self._max_bytes or not left)
+
+    def _last_of_least_urgent(self, level: int) -> Entry | None:
+        """Return the last entry of the lowest priority there is, None where that is not lower than `level`."""
+        found: Entry | None = None
+        for bucket in self._buckets.values():
+            entry = bucket.last()
+            if found is None or entry.level > found.level or (entry.level == found.level and entry.order > found.order):
+                found = entry
+        self._least_urgent = found.level if found is not None else 0
+        return found if self._least_urgent > level else None
+
     # ---- leaving
 
     def _sweep(self, now: float) -> None:
@@ -324,6 +367,18 @@ class _Bucket:
                 if lane[0].queued:
                     return lane[0].order
                 lane.popleft()
+                self.dead -= 1
+            self.drop_lane(level)
+
+    def last(self) -> Entry:
+        """Return the last living entry of the lowest priority in here; there must be one."""
+        while True:
+            level = self.levels[-1]
+            lane = self.lanes[level]
+            while lane:
+                if lane[-1].queued:
+                    return lane[-1]
+                lane.pop()
                 self.dead -= 1
             self.drop_lane(level)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from serving.gateway.client_limits import Client
+from serving.gateway.load import Load, new_loads
 from serving.gateway.tally import Cell, VersionTally
 from serving.inference import InferRequest, InferResponse
 from serving.protocol.grpc import GrpcCodec
@@ -106,16 +108,19 @@ class Pool(Protocol):
 
     def ready(self) -> bool: ...
 
+    def __len__(self) -> int: ...
+
 
 class Served:
     """One version that clients can call, as its replicas describe it. Replaced when the description changes.
 
     key            "model/version", as in frames and `set_peers`
     at_most_once   a call is never sent twice (from the route)
+    loads          what is under way, by urgency
     tally          counts; outlives this object
     """
 
-    __slots__ = ("at_most_once", "grpc", "key", "model", "platform", "pool", "rest", "signature", "tally", "version")
+    __slots__ = ("at_most_once", "grpc", "key", "loads", "model", "platform", "pool", "rest", "signature", "tally", "version")
 
     def __init__(self, description: Description, pool: Pool, tally: VersionTally, max_json_bytes: int) -> None:
         model, version, signature, platform = description
@@ -129,6 +134,7 @@ class Served:
         self.rest = RestCodec(model, version, signature, max_json_bytes=max_json_bytes)
         self.grpc = GrpcCodec(model, version, signature)
         self.at_most_once = False
+        self.loads = new_loads()
 
     @property
     def ready(self) -> bool:
@@ -148,14 +154,19 @@ class Call:
     key        its number on that channel; 0 while it has not left
     attempt    0, or 1 when it was sent again
     bucket     the set of `Deadlines` that holds it
+    load       where it is counted; `ahead` of it were there when it came
+    client     whose limits it counts against, None where there are none
     """
 
     __slots__ = (
+        "ahead",
         "attempt",
         "bucket",
         "cell",
         "channel",
+        "client",
         "key",
+        "load",
         "open",
         "owner",
         "payload_bytes",
@@ -178,7 +189,9 @@ class Call:
         payload_bytes: int,
         started: float,
         service: Canceller,
+        load: Load,
         channel: Channel | None = None,
+        client: Client | None = None,
     ) -> None:
         self.served = served
         self.request = request
@@ -193,6 +206,9 @@ class Call:
         self.key = 0
         self.attempt = 0
         self.bucket = None
+        self.load = load
+        self.ahead = load.requests
+        self.client = client
 
     def cancel(self) -> None:
         """Take the call back: after this its owner is never called. Does nothing when it has ended already."""

@@ -50,11 +50,13 @@ class Head:
     headers         names in lower case; the first of each name, where a second one changes nothing
     inference_header_length  None without that header; -1 where it is not a number
     action          what `route` found for (method, path)
+    client          what the header that tells clients apart says; b"" without it (`server.py` sets it)
     """
 
     __slots__ = (
         "accept_encoding",
         "action",
+        "client",
         "content_encoding",
         "content_length",
         "expect_continue",
@@ -75,6 +77,7 @@ class Head:
     content_encoding: bytes
     accept_encoding: bytes
     action: Action
+    client: bytes
 
     def __repr__(self) -> str:
         return f"Head({self.method.decode()} {self.path}, body {self.content_length})"
@@ -109,7 +112,7 @@ def new_head() -> Head:
     head.content_length = 0
     head.keep_alive = head.expect_continue = False
     head.inference_header_length = None
-    head.content_encoding = head.accept_encoding = b""
+    head.content_encoding = head.accept_encoding = head.client = b""
     head.action = NO_ACTION
     return head
 
@@ -154,6 +157,7 @@ def parse_head(block: bytes) -> Head:
     length = headers.get(b"inference-header-content-length")
     head.inference_header_length = None if length is None else int(length) if length.isdigit() and len(length) < 12 else -1
     head.action = NO_ACTION
+    head.client = b""
     return head
 
 

@@ -18,12 +18,14 @@ An exception that is no ServingError is a bug: it is reported to the loop's exce
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 from typing import Any, cast
 
 from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError, TooLarge, Unavailable
 from serving.gateway.body import BodySink, Discard
 from serving.gateway.chunked import MAX_CHUNKS, ChunkedDecoder
+from serving.gateway.client_limits import address_name
 from serving.gateway.head import MAX_CACHED_HEAD_BYTES, NO_HEAD, Head
 from serving.gateway.http2_frames import PREFACE, PREFACE_HEAD
 from serving.gateway.ports import BodyReader, Cancellable, Host
@@ -53,6 +55,7 @@ class HttpConnection:
     """Plain asyncio protocol (not a subclass: uvloop then lets it change places with `BodySink`)."""
 
     __slots__ = (
+        "_address",
         "_arrived",
         "_chunked",
         "_eof",
@@ -82,6 +85,7 @@ class HttpConnection:
         """On the Unix socket, behind the edge: headers that the edge sets may be believed."""
         self._find_head = host.heads.find
         # For the connection
+        self._address = b""
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._rest = b""
         self._paused = False
@@ -409,7 +413,7 @@ class HttpConnection:
             self.head.action.fail(self, error)
         else:
             status = http_status(error.code)
-            extra = b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s)) if error.retry_after_s or status == 503 else b""
+            extra = b"Retry-After: %d\r\n" % max(1, math.ceil(error.retry_after_s)) if error.retry_after_s or status == 503 else b""
             self.respond(status, b"application/json", error_json(error.message), extra)
 
     def _refuse(self, status: int, text: str) -> None:
@@ -529,6 +533,19 @@ class HttpConnection:
     def streams(self) -> bool:
         """True where end-of-file means that the client has gone: only then streams can be served."""
         return self.trusted
+
+    @property
+    def client(self) -> bytes:
+        """Who asks, for limits per client: what the declared header says, else the address (behind the edge the one that it tells)."""
+        head = self.head
+        if head.client:
+            return head.client
+        if self.trusted:
+            return address_name(head.headers.get(b"x-serving-client", b"").decode("latin-1"))
+        if not self._address:
+            peer = self._transport.get_extra_info("peername")
+            self._address = address_name(str(peer[0])) if peer else b"?"
+        return self._address
 
     @property
     def engaged(self) -> bool:

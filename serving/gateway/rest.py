@@ -8,6 +8,7 @@ from typing import Any, cast
 from serving import VERSION
 from serving.errors import Code, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call, Served
+from serving.gateway.client_limits import Client
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.offload import OFFLOAD_BYTES, offload
@@ -81,18 +82,19 @@ class RestApi:
     def _infer(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
         service = self._service
         served = service.resolve(model, version)
+        client = service.ask(served, connection.client) if service.clients is not None else None
         if head.content_encoding:
-            self._decompress(connection, head, body, served)
+            self._decompress(connection, head, body, served, client)
             return
         request, plan = served.rest.decode(body, head.inference_header_length)
-        connection.work = service.submit(served, request, connection, plan, "rest")
+        connection.work = service.submit(served, request, connection, plan, "rest", client)
 
-    def _decompress(self, connection: HttpConnection, head: Head, body: Buffer, served: Served) -> None:
+    def _decompress(self, connection: HttpConnection, head: Head, body: Buffer, served: Served, client: Client | None) -> None:
         service = self._service
 
         def infer(plain: Buffer) -> None:
             request, plan = served.rest.decode(plain, head.inference_header_length)
-            connection.work = service.submit(served, request, connection, plan, "rest")
+            connection.work = service.submit(served, request, connection, plan, "rest", client)
 
         work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_body_bytes)
         if len(body) < OFFLOAD_BYTES:

@@ -231,6 +231,7 @@ class _Host:
 
     def _route(self, head: Head) -> Action:
         """Find the action of a head that was not seen before. Limits that the head alone can break are looked at here, not per request."""
+        self._name_client(head)
         grpc = head.method == b"POST" and head.headers.get(b"content-type", b"").startswith(b"application/grpc")
         action = (self.grpc if grpc else self.rest).route(head)
         if head.content_length > self.limits.max_body_bytes:
@@ -239,9 +240,15 @@ class _Host:
 
     def _route2(self, head: Head) -> Action:
         """The same for HTTP/2, which is for gRPC here."""
+        self._name_client(head)
         if not head.headers.get(b"content-type", b"").startswith(b"application/grpc") or head.method != b"POST":
             return _NOT_GRPC
         return self.grpc2.route(head)
+
+    def _name_client(self, head: Head) -> None:
+        header = self.limits.client_header
+        if header:
+            head.client = head.headers.get(header.encode(), b"")
 
     def become_http2(self, transport: asyncio.Transport) -> Http2Connection:
         return Http2Connection(self, self.heads2, transport)

@@ -2,7 +2,7 @@
 
 The life of a call
 1. `resolve` finds the version that answers; the protocol side decodes with that version's codec.
-2. `submit` lets it in (bounds, draining), picks the replica with the least in flight, and sends it.
+2. `submit` lets it in (bounds, draining, an answer that can be expected in time), picks the replica with the least in flight, and sends it.
 3. The answer comes back from the channel and goes to the call's owner: exactly once. Whatever comes later is dropped.
    - Its deadline or the gateway's own bound is over first: DEADLINE_EXCEEDED from here, CANCEL to the replica.
    - The owner has gone: `call.cancel()`, CANCEL to the replica, no answer.
@@ -18,10 +18,12 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from time import monotonic
 
-from serving.errors import DeadlineExceeded, QueueFull, ReplicaLost, ServingError, Unavailable
+from serving.errors import Code, DeadlineExceeded, QueueFull, ReplicaLost, ServingError, TooManyRequests, Unavailable
 from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Channel, Owner, Served
+from serving.gateway.client_limits import Client, ClientLimits
 from serving.gateway.deadlines import Deadlines
+from serving.gateway.load import RANKS, Load
 from serving.gateway.peers import TICK_S, PeerAddress, Peers
 from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import Tally
@@ -37,6 +39,7 @@ MAX_WAITING = 4096
 
 STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
 DEADLINE = "Deadline Exceeded"
+QUEUE_FULL = "Exceeds maximum queue size"
 
 
 class Service:
@@ -56,6 +59,8 @@ class Service:
         self.limits = limits
         self.server_name = GatewayState().server_name
         self.admission = Admission(limits)
+        self.clients: ClientLimits | None = None
+        """Limits of each client, where there are any."""
         self._loop = loop
         self._retry_wait_s = retry_wait_s
         self._memory = SharedMemory.create(arena_bytes)
@@ -83,9 +88,15 @@ class Service:
             self.limits = state.limits
             self.server_name = state.server_name
             self.admission.limit(state.limits)
+            self._limit_clients(state.limits)
             self._peers.limit(state.limits)
             self._resolve_all()
         return self._revision
+
+    def _limit_clients(self, limits: GatewayLimits) -> None:
+        clients = self.clients or ClientLimits(limits)
+        clients.limit(limits)
+        self.clients = clients if clients.on else None
 
     def set_peers(self, published: Mapping[str, Iterable[PeerAddress]]) -> None:
         """Take the replicas of all versions, by key."""
@@ -109,25 +120,47 @@ class Service:
             raise _not_ready(model, chosen)
         return served
 
-    def submit(self, served: Served, request: InferRequest, owner: Owner, plan: object, protocol: str) -> Call:
+    def ask(self, served: Served, name: bytes) -> Client | None:
+        """Return the client whose next request this is, for `submit`. Before the request is decoded: a refusal is to be cheap.
+
+        Raises TooManyRequests where it has used up its limits. Callers may leave it out while `clients` is None.
+        """
+        if self.clients is None:
+            return None
+        try:
+            return self.clients.ask(name, monotonic())
+        except TooManyRequests:
+            served.tally.reject("client")
+            raise
+
+    def submit(
+        self, served: Served, request: InferRequest, owner: Owner, plan: object, protocol: str, client: Client | None = None
+    ) -> Call:
         """Send the request on its way. `owner.answer` is called later, once, never from here.
 
-        Raises Unavailable (draining, bounds, no replica), QueueFull (all replicas congested), DeadlineExceeded.
+        Raises Unavailable (draining, bounds, no replica), DeadlineExceeded, QueueFull: the queues of the replicas or the ways to them
+        are full, or the answer would come after the deadline, the start after the request's time-out.
         """
         channel = served.pool.pick()
         payload_bytes = request.layout.payload_bytes
         now = monotonic()
         deadline = request.deadline
+        loads = served.loads
+        load = loads[RANKS[request.priority]]
         if self._draining or channel is None or (deadline and deadline <= now):
             raise self._refusal(served, deadline)
+        if load.requests >= load.cap or (load.seen and (deadline or request.timeout_us)):
+            self._check_queue(served, load, request, now)
         try:
-            self.admission.enter(payload_bytes)
+            self.admission.enter(loads, load, payload_bytes)
         except ServingError:
             served.tally.reject("overload")
             raise
         cell = served.tally[protocol]
         cell.started += 1
-        call = Call(served, request, owner, plan, cell, payload_bytes, now, self, channel)
+        call = Call(served, request, owner, plan, cell, payload_bytes, now, self, load, channel, client)
+        if client is not None:
+            client.requests += 1
         if deadline:
             self._watch(call, deadline, now)
         channel.send(call)
@@ -160,7 +193,17 @@ class Service:
             call.bucket = None
         admission = self.admission
         admission.inflight_requests -= 1
-        admission.inflight_bytes -= call.payload_bytes
+        payload_bytes = call.payload_bytes
+        admission.inflight_bytes -= payload_bytes
+        load = call.load
+        load.requests -= 1
+        load.nbytes -= payload_bytes
+        if response.code or response.queue_us > response.compute_us:
+            self._learn(call, response, now)
+        elif load.seen:
+            load.seen = 0.0
+        if call.client is not None:
+            call.client.requests -= 1
         if self._idle is not None and not admission.inflight_requests:
             self._idle.set()
         try:
@@ -175,9 +218,33 @@ class Service:
             bucket.discard(call)
             call.bucket = None
         admission = self.admission
-        admission.leave(call.payload_bytes)
+        admission.leave(call.load, call.payload_bytes)
+        if call.client is not None:
+            call.client.requests -= 1
         if self._idle is not None and not admission.inflight_requests:
             self._idle.set()
+
+    def _learn(self, call: Call, response: InferResponse, now: float) -> None:
+        """Take from an answer what it says about the queue that the next request will meet."""
+        load = call.load
+        if not response.code:
+            compute_s = response.compute_us * 1e-6
+            rows = call.request.layout.rows / max(1, response.batch_rows) / max(1, len(call.served.pool))
+            load.waited(call.ahead, now - call.started, response.queue_us * 1e-6, compute_s * rows, now)
+        elif response.code is Code.QUEUE_FULL:
+            load.full(now)
+
+    def _check_queue(self, served: Served, load: Load, request: InferRequest, now: float) -> None:
+        """Raise QueueFull for a request that would not be served, or in vain."""
+        if load.capped(now):
+            served.tally.reject("queue_full")
+            raise QueueFull(QUEUE_FULL, retry_after_s=1.0)
+        answer_s, start_s = load.forecast(now)
+        deadline = request.deadline
+        late_s = max(answer_s - (deadline - now) if deadline else 0.0, start_s - request.timeout_us * 1e-6 if request.timeout_us else 0.0)
+        if late_s > 0.0:
+            served.tally.reject("late")
+            raise QueueFull(f"{QUEUE_FULL}: the request would be {late_s * 1e3:.1f} ms late", retry_after_s=late_s)
 
     def _refusal(self, served: Served, deadline: float) -> ServingError:
         """Return why a request is not taken, and count it."""
@@ -189,7 +256,7 @@ class Service:
             return DeadlineExceeded(DEADLINE)
         if served.ready:
             served.tally.reject("congested")
-            return QueueFull("Exceeds maximum queue size", retry_after_s=1.0)
+            return QueueFull(QUEUE_FULL, retry_after_s=1.0)
         served.tally.reject("not_ready")
         return _not_ready(served.model, served.version)
 

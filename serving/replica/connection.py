@@ -11,6 +11,7 @@ import orjson
 
 from serving.batching.batcher import Batcher
 from serving.batching.entry import Answer, Entry, Kind
+from serving.batching.queue import FULL
 from serving.errors import Code, DecodeError, InvalidArgument, NotFound, ServingError, Unavailable
 from serving.inference import Buffer, Layout
 from serving.replica.intake import check
@@ -30,6 +31,9 @@ JOIN_BYTES = 64 * 1024
 """Up to here the buffers of a write are joined: one copy of it is cheaper than an iovec per answer."""
 DRAIN_GRACE_S = 2.0
 """A gateway that was sent DRAIN closes when it has all its answers. One that has not by then, and waits for none, is closed here."""
+
+RETRY_S = 1.0
+"""When a client whose request found the queue full may come again."""
 
 _MAX_U32 = 0xFFFFFFFF
 
@@ -282,6 +286,8 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, entry: Entry, code: Code, message: str, retry_after_s: float = 0.0) -> None:
         """Add an error to the frame that leaves at the end of this turn."""
+        if code is Code.QUEUE_FULL:  # refused or displaced: one and the same for the client
+            message, retry_after_s = FULL, RETRY_S
         if self._pending.pop(entry.key, None) is not None:
             if entry.slot >= 0:
                 self._frees.append(entry.slot)

@@ -91,6 +91,36 @@ class LimitsFace(Face):
     request_timeout_s: Seconds = Field(
         default=_limits.request_timeout_s, description="An answer that takes longer is given up, whatever the client asked for."
     )
+    client_requests_per_s: float = Field(
+        default=_limits.client_requests_per_s,
+        ge=0,
+        le=1_000_000,
+        description="Predictions that one client may ask of one gateway in a second; one more gets a 429. 0: no limit.",
+    )
+    client_burst: int = Field(
+        default=_limits.client_burst,
+        ge=0,
+        le=1_000_000,
+        description="How many of them may come at once after a pause. 0: those of one second.",
+    )
+    client_inflight_requests: int = Field(
+        default=_limits.client_inflight_requests,
+        ge=0,
+        le=1_000_000,
+        description="Predictions that one client may have under way in one gateway; one more gets a 429. 0: no limit.",
+    )
+    client_header: str = Field(
+        default=_limits.client_header,
+        pattern="^$|^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$",
+        description="Header, or gRPC metadata, whose value tells clients apart. Left out, and for requests without it: their address.",
+        examples=["x-api-key"],
+    )
+    max_clients: int = Field(
+        default=_limits.max_clients,
+        ge=1,
+        le=10_000_000,
+        description="Clients that a gateway keeps in mind; of more, those are forgotten that have not come for longest.",
+    )
 
 
 class InputFace(Face):

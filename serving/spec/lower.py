@@ -74,6 +74,11 @@ def _limits(face: LimitsFace) -> GatewayLimits:
         max_inflight_requests=face.max_inflight_requests,
         max_inflight_bytes=max(face.max_inflight_mb, face.max_body_mb) * MIB,
         request_timeout_s=face.request_timeout_s,
+        client_header=face.client_header.lower(),
+        client_requests_per_s=face.client_requests_per_s,
+        client_burst=face.client_burst,
+        client_inflight_requests=face.client_inflight_requests,
+        max_clients=face.max_clients,
     )
 
 

@@ -36,6 +36,12 @@ def engine_findings(engine: EngineFace) -> Iterator[Finding]:
     if "max_inflight_mb" in limits.model_fields_set and limits.max_inflight_mb < body:
         path = ("limits", "max_inflight_mb")
         yield Finding(path, f"limits.max_inflight_mb is {limits.max_inflight_mb}, less than max_body_mb, which is {body}", (at,))
+    if limits.client_burst and not limits.client_requests_per_s:
+        yield Finding(("limits", "client_burst"), "limits.client_burst is of client_requests_per_s, which is not given")
+    if limits.client_header.lower() == "x-serving-client":
+        yield Finding(
+            ("limits", "client_header"), "limits.client_header: x-serving-client is the edge's own; leave it out to tell addresses apart"
+        )
 
 
 def model_findings(name: str, model: ModelFace, folder: FilePath) -> Iterator[Finding]:

@@ -78,6 +78,41 @@ def test_bounds_by_requests_and_by_bytes() -> None:
     assert queue.nbytes == 32
 
 
+def test_the_urgent_take_the_places_of_the_least_urgent_that_came_last() -> None:
+    queue = _queue(*(entry(n, level=level) for n, level in enumerate([0, 200, 0, 200, 130], 1)), max_queue_requests=5)
+    queue.push(entry(6, level=1), 0)
+    queue.push(entry(7, level=1), 0)
+    assert [(e.key, e.code) for e in queue.expire(0)] == [(4, Code.QUEUE_FULL), (2, Code.QUEUE_FULL)]
+    queue.push(entry(8), 0)
+    assert [e.key for e in queue.expire(0)] == [5]
+    for level in (0, 200):
+        with pytest.raises(QueueFull, match="Exceeds maximum queue size"):
+            queue.push(entry(9, level=level), 0)
+    assert _keys(queue.take(0)) == [6, 7, 1, 3, 8]
+
+
+def test_nobody_is_displaced_in_vain() -> None:
+    queue = _queue(entry(1, 2, level=1), entry(2, 2, level=200), max_queue_bytes=64)
+    with pytest.raises(QueueFull):
+        queue.push(entry(3, 3, level=1, width=8), 0)
+    assert (queue.expire(0), queue.requests) == ([], 2)
+    queue.push(entry(4, 2, level=1), 0)
+    assert [e.key for e in queue.expire(0)] == [2]
+
+
+def test_a_request_larger_than_the_bound_displaces_only_those_of_lower_priority() -> None:
+    queue = _queue(entry(1, level=200), entry(2, level=201), max_queue_bytes=32)
+    queue.push(entry(3, 8), 0)
+    assert ([e.key for e in queue.expire(0)], queue.nbytes) == ([2, 1], 128)
+
+
+def test_bounds_that_have_shrunk_hold_for_the_urgent_too() -> None:
+    queue = _queue(*(entry(n, level=200) for n in range(1, 6)))
+    queue.set_policy(BatchPolicy(max_batch_size=8, max_queue_requests=2))
+    queue.push(entry(6, level=1), 0)
+    assert ([e.key for e in queue.expire(0)], queue.requests) == ([5, 4, 3, 2], 2)
+
+
 def test_a_delay_holds_a_batch_back_until_it_is_full_or_the_oldest_has_waited() -> None:
     queue = _queue(entry(1, 4), max_delay_s=2.0)
     assert (queue.take(1.9), queue.due(1.0)) == (None, 2.0)
@@ -152,6 +187,10 @@ def test_a_changed_policy_holds_for_what_is_queued() -> None:
     assert _keys(queue.take(5.0)) == [2, 3, 4, 5]
 
 
+def _over(kept: list[Entry], made: Entry) -> bool:
+    return len(kept) >= 12 or (bool(kept) and sum(e.kind.nbytes for e in kept) + made.kind.nbytes > 400)
+
+
 class QueueMachine(RuleBasedStateMachine):
     """The queue against a list that is searched from end to end."""
 
@@ -208,16 +247,21 @@ class QueueMachine(RuleBasedStateMachine):
     def push(self, rows: int, width: int, level: int, life: float, timeout_s: float) -> None:
         self.next += 1
         made = entry(self.next, rows, width, level=level, deadline=self.now + life if life else 0.0, timeout_s=timeout_s)
-        over = len(self.naive) >= 12 or (bool(self.naive) and sum(e.kind.nbytes for e in self.naive) + made.kind.nbytes > 400)
+        kept = sorted(self.naive, key=lambda e: (e.level, e.key))
+        displaced = []
+        while _over(kept, made) and kept and kept[-1].level > made.level:
+            displaced.append(kept.pop())
         try:
             self.queue.push(made, self.now)
         except QueueFull:
-            assert over
+            assert _over(kept, made)
         except InvalidArgument:
             assert rows > self.policy.max_batch_size
         else:
-            assert not over
-            self.naive.append(made)
+            assert not _over(kept, made)
+            assert all(not e.queued and e.code is Code.QUEUE_FULL for e in displaced)
+            self.late += [e.key for e in displaced]
+            self.naive = [e for e in self.naive if e not in displaced] + [made]
 
     @rule()
     def take(self) -> None:

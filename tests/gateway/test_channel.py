@@ -123,7 +123,7 @@ class Nobody:
 def send(wire: Wire, payload: bytes = b"abcd", of: Layout | None = None, **fields: Any) -> Call:
     shape = of or (SMALL if len(payload) == 4 else layout(len(payload)))
     request = InferRequest("mlp", "1", shape, (payload,), **fields)
-    call = Call(SERVED, request, Nobody(), None, Cell(), shape.payload_bytes, 0.0, Nobody(), wire.channel)
+    call = Call(SERVED, request, Nobody(), None, Cell(), shape.payload_bytes, 0.0, Nobody(), SERVED.loads[1], wire.channel)
     wire.channel.send(call)
     return call
 

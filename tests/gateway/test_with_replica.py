@@ -13,7 +13,7 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from serving.errors import Code, DeadlineExceeded
+from serving.errors import Code, DeadlineExceeded, QueueFull
 from serving.gateway.call import Call
 from serving.gateway.peers import PeerAddress
 from serving.gateway.service import Service
@@ -134,7 +134,7 @@ async def test_no_slot_is_lost_to_cancels_and_deadlines(tmp_path: Path) -> None:
         for n in range(120):
             try:
                 call = s.submit(LARGE, float(n), monotonic() + 0.005 if random.random() < 0.3 else 0.0)
-            except DeadlineExceeded:
+            except (DeadlineExceeded, QueueFull):
                 continue  # on a slow machine it is over before it begins
             if random.random() < 0.4:
                 await asyncio.sleep(random.choice([0, 0, 0.001]))

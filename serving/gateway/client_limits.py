@@ -1,0 +1,97 @@
+"""ClientLimits: what one client may ask of one gateway: so many requests a second, so many under way. Pure: times are passed in.
+
+A client is what the declared header says, and where it is not there, its address (`client_name`). The rate is a token bucket, kept as
+the one time at which it will be full again (the GCRA of ATM networks); an idle client costs 200 bytes, and of more than `max_clients`
+the one that has not come for longest is forgotten: its bucket is full then.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import blake2b
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from serving.errors import TooManyRequests
+from serving.state import GatewayLimits
+
+MAX_NAME_BYTES = 64
+"""Longer names are known by their hash: what a client sends does not decide how much is kept."""
+
+
+class Client:
+    """One client: its requests under way, and when its bucket is full again."""
+
+    __slots__ = ("full_at", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.full_at = 0.0
+
+
+class ClientLimits:
+    """All clients of a gateway."""
+
+    def __init__(self, limits: GatewayLimits) -> None:
+        self._clients: dict[bytes, Client] = {}
+        """The one that came last is last."""
+        self.limit(limits)
+
+    def limit(self, limits: GatewayLimits) -> None:
+        """Take new limits. Clients keep what they have used."""
+        rate = limits.client_requests_per_s
+        self._each_s = 1.0 / rate if rate else 0.0
+        self._spare_s = (max(1.0, limits.client_burst or rate) - 1.0) * self._each_s
+        self._max_requests = limits.client_inflight_requests
+        self._max_clients = limits.max_clients
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is limited."""
+        return bool(self._each_s or self._max_requests)
+
+    def ask(self, name: bytes, now: float) -> Client:
+        """Return the client, whose request may come in; who takes it in counts `Client.requests` up, and down when it has ended.
+
+        Raises TooManyRequests, which says when a retry makes sense.
+        """
+        if len(name) > MAX_NAME_BYTES:
+            name = blake2b(name, digest_size=16).digest()
+        clients = self._clients
+        client = clients.pop(name, None)
+        if client is None:
+            client = Client()
+            if len(clients) >= self._max_clients:
+                del clients[next(iter(clients))]
+        clients[name] = client
+        most = self._max_requests
+        if most and client.requests >= most:
+            raise TooManyRequests(f"this client has {client.requests} requests under way, of at most {most}", retry_after_s=1.0)
+        each_s = self._each_s
+        if each_s:
+            full_at = max(client.full_at, now)
+            too_soon_s = full_at - now - self._spare_s
+            # Sums of times are exact to 0.1 µs or so.
+            if too_soon_s > 1e-6:
+                raise TooManyRequests(f"this client may send {1 / each_s:g} requests a second", retry_after_s=too_soon_s)
+            client.full_at = full_at + each_s
+        return client
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __repr__(self) -> str:
+        return f"ClientLimits({len(self._clients)} clients)"
+
+
+@lru_cache(maxsize=4096)
+def address_name(address: str) -> bytes:
+    """Return the name of the client at this address. Of IPv6 the network of 64 bits, which is what one client has at least."""
+    try:
+        ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address.encode("latin-1", "replace")
+    if isinstance(ip, IPv4Address):
+        return str(ip).encode()
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped).encode()
+    return ip.packed[:8]

@@ -1,0 +1,96 @@
+"""Load: the requests of one version at one urgency that a gateway has under way, and what their answers say about waiting.
+
+Pure: times are passed in. Two things are learned, both forgotten soon, so that an end of the overload is noticed at once:
+
+forecast   A request that waited longer than its batch ran stood in a queue. The next one takes as long, and for each request that is
+           now more ahead of it than then, what the replicas report as their time per request; where fewer are ahead, less in proportion.
+           Nothing is forecast while answers come that had no queue to wait in, nor for a request that finds nobody ahead:
+           that one is the probe which ends a wrong forecast.
+cap        A replica's queue is full with what we have there: more is refused here, at no cost to it, until CAP_S is over.
+
+Why in-flight times reported service time alone is not enough: it knows nothing of other gateways, and after a calm time it is the time
+of batches of one.
+"""
+
+from __future__ import annotations
+
+URGENT, NORMAL, PATIENT = 0, 1, 2
+RANKS = tuple(NORMAL if p in (0, 128) else URGENT if p < 128 else PATIENT for p in range(256))
+"""Rank of a request by its priority."""
+
+SHARES = (32, 8, 2)
+"""By rank: what a version may hold, in multiples of what is free (`admission.py`)."""
+NO_CAP = 1 << 62
+CAP_S = 0.1
+FORGET_S = 0.25
+"""A forecast is good for this time, or for as long as the answer took that it comes from."""
+
+
+class Load:
+    """Counts, forecast and cap. Times in seconds on one clock."""
+
+    __slots__ = ("_ahead", "_each_s", "_took_s", "_until", "_waited_s", "cap", "nbytes", "requests", "seen", "share")
+
+    def __init__(self, rank: int) -> None:
+        self.share = SHARES[rank]
+        self.requests = 0
+        self.nbytes = 0
+        self.cap = NO_CAP
+        """Requests at which a replica has said that its queue is full."""
+        self.seen = 0.0
+        """When the forecast was made; 0.0: there is none."""
+        self._until = 0.0
+        self._ahead = 0
+        self._took_s = 0.0
+        self._waited_s = 0.0
+        self._each_s = 0.0
+
+    def waited(self, ahead: int, took_s: float, waited_s: float, each_s: float, now: float) -> None:
+        """Learn from a request that stood in a queue.
+
+        ahead     requests of this load that were under way when it came
+        took_s    from its coming to its answer; `waited_s` of it in the queue
+        each_s    what one request more costs, by the time and the rows of its batch and the number of replicas
+        """
+        self.seen = now
+        self._ahead = ahead
+        self._took_s = took_s
+        self._waited_s = waited_s
+        self._each_s = each_s
+
+    def full(self, now: float) -> None:
+        """Learn that a replica's queue has no room for a request of this load beyond those that are under way."""
+        self.cap = max(1, self.requests)
+        self._until = now + CAP_S
+
+    def capped(self, now: float) -> bool:
+        """Say whether a request is to be refused because the queue of the replicas is full."""
+        if self.requests < self.cap:
+            return False
+        if now >= self._until:
+            self.cap = NO_CAP
+            return False
+        return True
+
+    def forecast(self, now: float) -> tuple[float, float]:
+        """Return (time to the answer, time in the queue) of a request that comes now; zeros where nothing is known."""
+        requests = self.requests
+        if not requests or not self.seen or now - self.seen > max(FORGET_S, self._took_s):
+            return 0.0, 0.0
+        more = requests - self._ahead
+        if more >= 0:
+            return self._took_s + more * self._each_s, self._waited_s + more * self._each_s
+        part = (requests + 1) / (self._ahead + 1)
+        return self._took_s * part, self._waited_s * part
+
+    def __repr__(self) -> str:
+        return f"Load({self.requests} requests, {self.nbytes} bytes)"
+
+
+Loads = tuple[Load, Load, Load]
+"""Of one version, by rank."""
+
+
+def new_loads() -> Loads:
+    """Return the loads of a version that has nothing under way."""
+    return Load(URGENT), Load(NORMAL), Load(PATIENT)
