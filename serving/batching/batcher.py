@@ -274,18 +274,22 @@ class Batcher:
             self._count_nan(outcome.nan_rows)
         compute_us = int((outcome.ended - started) * 1e6)
         rows = batch.rows
+        waited = 0.0
+        answered = 0
         for entry, (answer, parts) in zip(entries, results, strict=True):
             if entry.cancelled:
                 self._refuse(entry, Code.CANCELLED, "cancelled")
                 continue
             wait = started - entry.arrived
-            counts.queue_s += wait
-            counts.answered += 1
-            self.open -= 1
+            waited += wait
+            answered += 1
             try:
                 entry.owner.answer(entry, answer, parts, int(wait * 1e6), compute_us, rows)
             except Exception as bug:
                 self._report(bug, "an answer could not be handed on")
+        counts.queue_s += waited
+        counts.answered += answered
+        self.open -= answered
 
     def _count_nan(self, rows: int) -> None:
         if not self.counts.nan_rows:
