@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import socket
 import sys
 import tempfile
@@ -17,8 +16,8 @@ from typing import Annotated
 import typer
 
 from serving.cli.output import fail, print_lines
-from serving.cluster import environment
-from serving.cluster.boot import Boot
+from serving.cluster import environment, leftovers
+from serving.cluster.boot import RUN_PREFIX, Boot
 from serving.spec import InvalidSpec, load
 
 STATE_DIR_HELP = "Where revisions and logs are kept. Default: $XDG_STATE_HOME/serving, else ~/.local/state/serving."
@@ -48,6 +47,7 @@ def up(
         raise typer.Exit(1) from None
     state = (state_dir or _default_state_dir()).absolute()
     _lock(state)
+    _clear(state)
     _check_ports(host, ports)
     run_dir = _run_dir(state)
     boot = Boot(
@@ -109,11 +109,18 @@ def _check_ports(host: str, ports: dict[str, int]) -> None:
                 fail(f"cannot listen on {host} port {port}: {error.strerror}; give another {option}")
 
 
+def _clear(state: Path) -> None:
+    """End what an engine left that was killed, before its ports are looked at."""
+    try:
+        leftovers.clear(Path((state / "run").read_text()))
+    except (OSError, ValueError):
+        pass  # there was none, or the note is torn
+
+
 def _run_dir(state: Path) -> Path:
-    """Return a new private directory with a path short enough for sockets; remove the one of an engine that was killed."""
-    note = state / "run"
-    if note.exists():
-        shutil.rmtree(note.read_text(), ignore_errors=True)
-    run_dir = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))
-    note.write_text(str(run_dir))
+    """Return a new private directory with a path short enough for sockets; note it whole or not at all."""
+    run_dir = Path(tempfile.mkdtemp(prefix=RUN_PREFIX, dir="/tmp"))
+    draft = state / "run.draft"
+    draft.write_text(str(run_dir))
+    draft.replace(state / "run")
     return run_dir

@@ -46,10 +46,20 @@ class Turn:
     def _run(self) -> None:
         steps, self._steps = self._steps, {}
         for batcher in steps:
-            batcher.step()
+            try:
+                batcher.step()
+            except Exception as error:
+                self._report(batcher, error)
         flushes, self._flushes = self._flushes, {}
         self._scheduled = bool(self._steps)
         if self._scheduled:
             self._loop.call_soon(self._run)
         for connection in flushes:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception as error:
+                self._report(connection, error)
+
+    def _report(self, whose: object, error: Exception) -> None:
+        """A bug costs whom it belongs to; the others of this turn, and the turns to come, go on."""
+        self._loop.call_exception_handler({"message": f"bug at the end of a turn of {whose!r}", "exception": error})
