@@ -31,6 +31,7 @@ from serving.tensor import DType
 
 MAX_THREADS = 64
 """Of an open loop that names no connections: more threads than this only wait for each other."""
+START_S = 60.0
 CHANNEL = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
@@ -86,7 +87,7 @@ def run_threads(address: ServerAddress, works: Sequence[Work], load: Load, progr
     turns = Turns(load, works, progress, stop)
     calls = [_Call(address, work, load) for work in works]
     count = clients_of(load, MAX_THREADS)
-    ready = threading.Barrier(count + 1)
+    ready = threading.Barrier(count + 1, timeout=START_S)
     threads = [threading.Thread(target=_send, args=(turns, address, load, calls, ready, stop), daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()

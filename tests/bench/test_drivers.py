@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from time import monotonic_ns
 from typing import get_args
 
 import pytest
 
 from serving.bench.arrivals import Constant, Recorded
 from serving.bench.dial import Tls
+from serving.bench.encode import Order, Work
 from serving.bench.load import Closed, Load, Open
 from serving.bench.recording import Progress
 from serving.bench.result import Result
 from serving.bench.run import PYTHON_DRIVERS, run
 from serving.bench.scenario import Asked, Driver, Scenario
-from serving.bench.target import Wire
+from serving.bench.target import ModelInfo, Wire
+from serving.bench.turns import Turns
 from serving.errors import InvalidArgument
 from tests.data_path.rig import DataPath
 
@@ -105,6 +108,25 @@ def test_an_open_loop_sends_what_is_due(fake: FakeV2, driver: Driver) -> None:
     assert (result.answers, result.errors) == (40, 0)
     assert result.client.lateness_ms.p50 is not None
     assert result.load.arrivals == "recorded"
+
+
+def test_a_run_of_a_number_of_requests_ends_with_the_last_answer_and_not_when_somebody_looks() -> None:
+    info = ModelInfo("m", "", (), "", (), ())
+    turns = Turns(
+        Load(Closed(1), duration_s=0, max_requests=1), [Work(Order(info, "m"), (), (), 1.0)], lambda progress: None, threading.Event()
+    )
+    before = monotonic_ns()
+    turns.begin()
+    turn = turns.turn()
+    assert turn is not None
+    turns.note(turn, turn.intended_ns)
+    after = monotonic_ns()
+    threading.Event().wait(0.01)
+    assert turns.turn() is None
+    assert turns.tick(done=True)
+    recording = turns.recording()
+    assert 0 < recording.wall_s <= (after - before) / 1e9
+    assert (recording.answers, recording.answered) == (1, 1)
 
 
 @every_driver
