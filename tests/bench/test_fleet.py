@@ -34,7 +34,7 @@ def server_protocol(wire: Wire) -> str:
     return "h2" if wire == "grpc" else "http1"
 
 
-def lognormal_s(number: int, median_s: float = 0.08, sigma: float = 0.4) -> float:
+def lognormal_s(number: int, median_s: float = 0.2, sigma: float = 0.4) -> float:
     """Return the delay of the request with this number: all together, an even sample of the distribution in a mixed order."""
     quantile = (0.5 + number * 0.6180339887498949) % 1.0
     return median_s * math.exp(sigma * NormalDist().inv_cdf(min(max(quantile, 1e-6), 1 - 1e-6)))
@@ -48,17 +48,21 @@ def of_server(server: FakeServer, percent: float) -> float:
 @pytest.mark.parametrize("wire", ["rest", "grpc"])
 @pytest.mark.parametrize(
     "load",
-    [few(1200, concurrency=48, processes=2), Load(Open(Poisson(450), 500), duration_s=0, max_requests=1200, processes=2)],
+    [few(600, concurrency=40, processes=2), Load(Open(Poisson(180), 500), duration_s=0, max_requests=600, processes=2)],
     ids=["closed", "open"],
 )
 def test_a_known_distribution_is_measured(wire: Wire, load: Load) -> None:
-    """Within 2 % at p50 and 5 % at p99 of what the server itself measured for the same requests."""
+    """Within 2 % at p50 and 5 % at p99 of what the server itself measured for the same requests.
+
+    In the open loop a latency begins when the request was due: what the machine made the generator late is in it, and known.
+    """
     with FakeServer(lambda asked: Answer(delay_s=lognormal_s(asked.number)), server_protocol(wire)) as server:
         recording = generate(server.address, wire, [request(wire)], load)
     assert recording.errors == {}
-    assert recording.answers == len(server.times_ns) == 1200
-    assert recording.latency.percentile(50) == pytest.approx(of_server(server, 50), rel=0.02)
-    assert recording.latency.percentile(99) == pytest.approx(of_server(server, 99), rel=0.05)
+    assert recording.answers == len(server.times_ns) == 600
+    for percent, share in ((50, 0.02), (99, 0.05)):
+        served, late = of_server(server, percent), recording.lateness.percentile(percent)
+        assert served * (1 - share) <= recording.latency.percentile(percent) <= served * (1 + share) + late
     assert recording.processes == 2
 
 
