@@ -23,10 +23,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def show(runs: table.Runs) -> bool:
     """Print the floors; return whether all that were measured hold."""
-    rows = [table.HEADER, *(table.cells(v) for v in table.verdicts(runs))]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.HEADER))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(table.plain_table(table.HEADER, [table.cells(v) for v in table.verdicts(runs)]))
     return all(v.passed for v in table.verdicts(runs))
 
 
