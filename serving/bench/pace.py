@@ -13,7 +13,8 @@ from serving.bench.tape import Kind, TapeWriter
 from serving.bench.ticket import Ticket
 
 _FIRST_PAUSE_NS = 10_000_000
-_LONGEST_PAUSE_NS = 1_000_000_000
+_LONGEST_PAUSE_NS = 100_000_000
+_PAUSE_EACH_NS = 100_000
 _LONG_QUEUE = 100_000
 
 
@@ -74,9 +75,9 @@ class PaceBase(ABC):
             self.exhausted_at = now
 
     def _pause_ns(self, connection: Connection) -> int:
-        """Return how long to leave a server alone that takes no connection: twice as long each time."""
+        """Return how long to leave a server alone that takes no connection: twice as long each time, up to 10,000 tries a second in all."""
         pause = self._pauses_ns.get(connection, _FIRST_PAUSE_NS)
-        self._pauses_ns[connection] = min(2 * pause, _LONGEST_PAUSE_NS)
+        self._pauses_ns[connection] = min(2 * pause, _LONGEST_PAUSE_NS + _PAUSE_EACH_NS * len(self.connections))
         return pause
 
 
