@@ -2,14 +2,15 @@
 
 Pure: times are passed in. Two things are learned, both forgotten soon, so that an end of the overload is noticed at once:
 
-forecast   A request that waited longer than its batch ran stood in a queue. The next one takes as long, and for each request that is
-           now more ahead of it than then, what the replicas report as their time per request; where fewer are ahead, less in proportion.
-           Nothing is forecast while answers come that had no queue to wait in, nor for a request that finds nobody ahead:
+forecast   A request that waited longer than its batch ran stood in a queue. The next one waits as long, more or less in proportion to
+           the number of ours that are ahead of it now and then: those of other gateways come and go likewise. It never waits more
+           than by the time that the replicas report for each request, as if MOST_GATEWAYS gateways had so many more.
+           Nothing is forecast when an answer comes that had nobody ahead and no queue, nor for a request that finds nobody ahead:
            that one is the probe which ends a wrong forecast.
 cap        A replica's queue is full with what we have there: more is refused here, at no cost to it, until CAP_S is over.
 
-Why in-flight times reported service time alone is not enough: it knows nothing of other gateways, and after a calm time it is the time
-of batches of one.
+The number ahead times the reported time per request alone is not enough: it knows nothing of other gateways, and after a calm time
+it is the time of batches of one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ SHARES = (32, 8, 2)
 """By rank: what a version may hold, in multiples of what is free (`admission.py`)."""
 NO_CAP = 1 << 62
 CAP_S = 0.1
+MOST_GATEWAYS = 8
+"""Bounds a forecast from a wait that was no queue: a batch that waits for company (`max_delay_ms`)."""
 FORGET_S = 0.25
 """A forecast is good for this time, or for as long as the answer took that it comes from."""
 
@@ -46,7 +49,7 @@ class Load:
         self._each_s = 0.0
 
     def waited(self, ahead: int, took_s: float, waited_s: float, each_s: float, now: float) -> None:
-        """Learn from a request that stood in a queue.
+        """Learn from a request that stood in a queue, or one that did not while there is a forecast.
 
         ahead     requests of this load that were under way when it came
         took_s    from its coming to its answer; `waited_s` of it in the queue
@@ -73,15 +76,19 @@ class Load:
         return True
 
     def forecast(self, now: float) -> tuple[float, float]:
-        """Return (time to the answer, time in the queue) of a request that comes now; zeros where nothing is known."""
+        """Return (time to the answer, time in the queue) of a request that comes now; zeros where nothing is known.
+
+        The answer is taken to come a batch later than it would on the average: a queue that is held at the very deadline
+        has half of its answers too late, and goodput falls to half (tests/gateway/test_overload.py).
+        """
         requests = self.requests
         if not requests or not self.seen or now - self.seen > max(FORGET_S, self._took_s):
             return 0.0, 0.0
+        waited_s = self._waited_s
         more = requests - self._ahead
-        if more >= 0:
-            return self._took_s + more * self._each_s, self._waited_s + more * self._each_s
-        part = (requests + 1) / (self._ahead + 1)
-        return self._took_s * part, self._waited_s * part
+        more_s = more * waited_s / (self._ahead + 1)
+        waits_s = waited_s + min(more_s, more * self._each_s * MOST_GATEWAYS) if more > 0 else waited_s + more_s
+        return waits_s + 2.0 * (self._took_s - waited_s), waits_s
 
     def __repr__(self) -> str:
         return f"Load({self.requests} requests, {self.nbytes} bytes)"

@@ -198,10 +198,8 @@ class Service:
         load = call.load
         load.requests -= 1
         load.nbytes -= payload_bytes
-        if response.code or response.queue_us > response.compute_us:
+        if response.code or load.seen or response.queue_us > response.compute_us:
             self._learn(call, response, now)
-        elif load.seen:
-            load.seen = 0.0
         if call.client is not None:
             call.client.requests -= 1
         if self._idle is not None and not admission.inflight_requests:
@@ -228,6 +226,9 @@ class Service:
         """Take from an answer what it says about the queue that the next request will meet."""
         load = call.load
         if not response.code:
+            if not call.ahead and response.queue_us <= response.compute_us:
+                load.seen = 0.0
+                return
             compute_s = response.compute_us * 1e-6
             rows = call.request.layout.rows / max(1, response.batch_rows) / max(1, len(call.served.pool))
             load.waited(call.ahead, now - call.started, response.queue_us * 1e-6, compute_s * rows, now)

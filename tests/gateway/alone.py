@@ -34,7 +34,8 @@ class LoneGateway:
         unix.listen()
         self.server = GatewayServer("lone", self.directory)
         self.server.start([tcp, unix])
-        self.server.apply(GatewayState(RouteTable(1, {"m": Route("m", "1", ("1",))}), limits or GatewayLimits()))
+        self.revision = 0
+        self.limit(limits or GatewayLimits())
         self.in_loop(self._attach)
 
     def _attach(self) -> None:
@@ -42,6 +43,11 @@ class LoneGateway:
         loop = self.server._loop
         loop.set_exception_handler(lambda loop, fault: self.faults.append(fault))
         host.service.attach(LocalChannel(loop, host.service.deliver, [Description("m", "1", SIGNATURE, "here")], _echo))
+
+    def limit(self, limits: GatewayLimits) -> None:
+        """Apply other limits."""
+        self.revision += 1
+        self.server.apply(GatewayState(RouteTable(self.revision, {"m": Route("m", "1", ("1",))}), limits))
 
     @property
     def host(self) -> Any:

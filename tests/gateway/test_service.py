@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable
+from serving.errors import Code, DeadlineExceeded, NotFound, QueueFull, ServingError, Unavailable
 from serving.gateway.call import Call, Description, Served
 from serving.gateway.local import LocalChannel
 from serving.gateway.service import Service
@@ -372,6 +372,56 @@ async def test_bounds_refuse_at_the_door() -> None:
         assert stage.rejected() == {"overload": 1}
         last.cancel()
         stage.submit()
+
+
+@on_uvloop
+async def test_a_full_queue_is_refused_at_the_door_until_it_may_have_room() -> None:
+    async with Stage(FakeReplica()) as stage:
+        for _ in range(4):
+            stage.submit()
+        replica = stage.replicas[0]
+        await replica.wait(lambda: len(replica.seen) == 4)
+        replica.seen[3].fail(Code.QUEUE_FULL, "Exceeds maximum queue size")
+        await stage.owner.wait(1)
+        with pytest.raises(QueueFull, match="Exceeds maximum queue size") as e:
+            stage.submit()
+        assert e.value.retry_after_s == 1.0
+        assert stage.rejected() == {"queue_full": 1}
+        stage.submit(priority=1)  # whose places are others
+        replica.seen[0].answer()
+        await stage.owner.wait(2)
+        stage.submit()
+        await replica.wait(lambda: len(replica.seen) == 6)
+        for seen in replica.seen[1:3] + replica.seen[4:]:
+            seen.answer()
+        await stage.owner.wait(6)
+        stage.check_empty()
+
+
+@on_uvloop
+async def test_a_request_that_would_be_late_is_refused_at_the_door() -> None:
+    async with Stage(FakeReplica()) as stage:
+        calls = [stage.submit() for _ in range(4)]
+        replica = stage.replicas[0]
+        await replica.wait(lambda: len(replica.seen) == 4)
+        calls[1].started -= 41
+        replica.seen[1].answer(queue_us=40_000_000, compute_us=1_000_000)
+        await stage.owner.wait(1)
+        for hurry in ({"deadline": monotonic() + 10}, {"timeout_us": 10_000_000}):
+            with pytest.raises(QueueFull, match=r"would be \d+\.\d ms late") as e:
+                stage.submit(**hurry)
+            assert e.value.retry_after_s > 5
+        assert stage.rejected() == {"late": 2}
+        stage.submit()
+        stage.submit(deadline=monotonic() + 10, priority=1)
+        stage.submit(deadline=monotonic() + 1000)
+        await replica.wait(lambda: len(replica.seen) == 7)
+        for seen in (replica.seen[0], *replica.seen[2:]):
+            seen.answer()
+        await stage.owner.wait(7)
+        # nobody is ahead any more
+        stage.submit(deadline=monotonic() + 10).cancel()
+        stage.check_empty()
 
 
 @on_uvloop

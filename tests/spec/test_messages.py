@@ -284,6 +284,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "models: {}\nlimits: {max_inflight_mb: 512}",
         ["f.yaml:2:27: limits.max_inflight_mb is 512, less than max_body_mb, which is 1024"],
     ),
+    "a burst of no rate": (
+        "models: {}\nlimits: {client_burst: 5}",
+        ["f.yaml:2:24: limits.client_burst is of client_requests_per_s, which is not given"],
+    ),
+    "the edge's header": (
+        "models: {}\nlimits: {client_header: X-Serving-Client}",
+        ["f.yaml:2:25: limits.client_header: x-serving-client is the edge's own; leave it out to tell addresses apart"],
+    ),
     # artefacts
     "no such file": (
         model(version="{artefact: c.pt2}"),

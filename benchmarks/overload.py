@@ -1,0 +1,199 @@
+"""What becomes of a model that is asked for more than it can do, over REST, without Ray: one table.
+
+    .venv/bin/python -m benchmarks.overload [--seconds 4] [--batch-ms 20]
+
+A replica (8 rows in `--batch-ms`, a queue of 64) and a gateway run in processes of their own; requests leave at random times at the rate
+that the row says, whatever has become of those before. `in time` are answers 200 within the request's time, `goodput` is their rate by
+what the model can do. The last row of each block is the normal load again, from the first second after the flood on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import random
+import socket
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import quantiles
+from time import perf_counter
+
+import psutil
+import uvloop
+
+from serving.gateway.peers import PeerAddress
+from serving.gateway.server import GatewayServer
+from serving.hosting import BatchPolicy, HostPlan, VersionPlan
+from serving.replica.host import ReplicaHost
+from serving.routing import Route, RouteTable
+from serving.state import GatewayLimits, GatewayState
+from serving.tensor import DType, Signature, TensorSpec
+
+ROWS = 8
+QUEUE = 64
+CONNECTIONS = 300
+SIGNATURE = Signature((TensorSpec("x", DType.FP32, (4,)),), (TensorSpec("y", DType.FP32, (4,)),), ROWS)
+SOURCE = "import time\nclass Model:\n    def predict(self, inputs):\n        time.sleep({})\n        return {{'y': inputs['x']}}\n"
+
+
+def replica(directory: str, batch_s: float, pipe: Connection) -> None:
+    """Be a replica until the pipe says something."""
+    path = Path(directory) / "model.py"
+    path.write_text(SOURCE.format(batch_s))
+    policy = BatchPolicy(max_batch_size=ROWS, max_queue_requests=QUEUE)
+    version = VersionPlan("m", "1", "python", str(path), "Model", signature=SIGNATURE, batching=policy)
+    host = ReplicaHost(HostPlan((version,)), "r", directory)
+    host.start()
+    pipe.send(host.address)
+    pipe.recv()
+    host.stop()
+
+
+def gateway(directory: str, address: dict[str, str], pipe: Connection) -> None:
+    """Be a gateway until the pipe says something."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = GatewayServer("g", directory)
+    server.start([listener])
+    server.apply(GatewayState(RouteTable(1, {"m": Route("m", "1", ("1",))}), GatewayLimits()))
+    server.set_peers({"m/1": [PeerAddress("r", **address)]})
+    pipe.send(port)
+    pipe.recv()
+    server.stop()
+
+
+@dataclass
+class Phase:
+    """What the clients of one row have seen."""
+
+    rate: float
+    seconds: float
+    timeout_s: float = 0.0
+    priorities: tuple[int, ...] = (0,)
+    codes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """By priority and status; 0 stands for a request that found no free connection."""
+    answered_s: list[float] = field(default_factory=list)
+    refused_s: list[float] = field(default_factory=list)
+
+
+class Clients:
+    """Connections that wait for their next request."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def connect(self) -> None:
+        for _ in range(CONNECTIONS):
+            self._free.append(await asyncio.open_connection("127.0.0.1", self._port))
+
+    async def run(self, phase: Phase, dice: random.Random) -> None:
+        start = at = perf_counter()
+        tasks: set[asyncio.Task[None]] = set()
+        while (at := at + dice.expovariate(phase.rate)) < start + phase.seconds:
+            if (ahead := at - perf_counter()) > 0:
+                await asyncio.sleep(ahead)
+            priority = dice.choice(phase.priorities)
+            if not self._free:
+                phase.codes[priority, 0] += 1
+                continue
+            task = asyncio.create_task(self._ask(phase, priority, at))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        while tasks:
+            await asyncio.wait(tasks)
+
+    async def _ask(self, phase: Phase, priority: int, due: float) -> None:
+        reader, writer = self._free.pop()
+        body = b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}],"parameters":{"priority":%d,"timeout":%d}}' % (
+            priority,
+            phase.timeout_s * 1e6,
+        )
+        writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        await reader.readexactly(length)
+        took_s = perf_counter() - due
+        status = int(head[9:12])
+        phase.codes[priority, status] += 1
+        (phase.answered_s if status == 200 else phase.refused_s).append(took_s)
+        self._free.append((reader, writer))
+
+
+def percentile(values: list[float], q: int) -> float:
+    return quantiles(values, n=100, method="inclusive")[q - 1] * 1e3 if len(values) > 1 else float("nan")
+
+
+def row(name: str, phase: Phase, capacity: float, processes: list[psutil.Process]) -> list[str]:
+    allowed_s = phase.timeout_s or float("inf")
+    good = sum(t <= allowed_s + 2 * ROWS / capacity for t in phase.answered_s)
+    memory = " + ".join(f"{p.memory_info().rss / 2**20:.0f}" for p in processes)
+    return [
+        name,
+        f"{phase.codes.total() / phase.seconds:.0f}",
+        f"{good / phase.seconds:.0f}",
+        f"{good / phase.seconds / capacity:.2f}",
+        f"{percentile(phase.answered_s, 50):.0f}, {percentile(phase.answered_s, 99):.0f}",
+        f"{percentile(phase.refused_s, 50):.1f}, {percentile(phase.refused_s, 99):.1f}",
+        ", ".join(f"{status}: {n}" for status, n in sorted(by_status(phase).items())),
+        memory,
+    ]
+
+
+def by_status(phase: Phase) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for (_, status), n in phase.codes.items():
+        found[status] += n
+    return found
+
+
+async def measure(port: int, capacity: float, seconds: float, processes: list[psutil.Process]) -> list[list[str]]:
+    clients = Clients(port)
+    await clients.connect()
+    dice = random.Random(1)
+    rows = []
+    for title, timeout_s in (("", 0.0), (", timeout 100 ms", 0.1)):
+        for times in (0.5, 1.0, 3.0, 6.0, 0.5):
+            phase = Phase(times * capacity, seconds if times > 0.5 else 1.0 + seconds / 4, timeout_s)
+            await clients.run(phase, dice)
+            rows.append(row(f"{times:g} x{title}", phase, capacity, processes))
+    phase = Phase(2.7 * capacity, seconds, priorities=(1, 0, 200))
+    await clients.run(phase, dice)
+    rows.append(row("2.7 x, a third each", phase, capacity, processes))
+    for priority, word in ((1, "urgent"), (0, "ordinary"), (200, "patient")):
+        of = {status: n for (p, status), n in sorted(phase.codes.items()) if p == priority}
+        rows.append([f"  {word}", f"{sum(of.values()) / seconds:.0f}", f"{of.get(200, 0) / seconds:.0f}", "", "", "", str(of)[1:-1], ""])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--batch-ms", type=float, default=20.0)
+    options = parser.parse_args()
+    capacity = ROWS / (options.batch_ms / 1e3)
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="o-") as directory:
+        (ours, theirs), (ours2, theirs2) = spawn.Pipe(), spawn.Pipe()
+        behind = spawn.Process(target=replica, args=(directory, options.batch_ms / 1e3, theirs), daemon=True)
+        behind.start()
+        front = spawn.Process(target=gateway, args=(directory, ours.recv(), theirs2), daemon=True)
+        front.start()
+        processes = [psutil.Process(front.pid), psutil.Process(behind.pid)]
+        rows = uvloop.run(measure(ours2.recv(), capacity, options.seconds, processes))
+        for pipe, process in ((ours2, front), (ours, behind)):
+            pipe.send("stop")
+            process.join(10)
+    header = ["load", "offered/s", "in time/s", "goodput", "200: p50, p99 ms", "others: p50, p99 ms", "statuses", "MB gateway + replica"]
+    rows.insert(0, header)
+    widths = [max(len(r[i]) for r in rows) for i in range(len(header))]
+    for r in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(r, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    main()
