@@ -20,6 +20,7 @@ class BatchPolicy:
     max_queue_bytes     the same, counted in payload bytes
     timeout_s           longest time in the queue where the request names none; 0 = no bound but its deadline
     execution           inline: in the loop's own thread (models of some 100 µs); thread: in a worker thread
+    isolate             requests of a batch that raised run again, one by one; false where a model must see none twice
     """
 
     max_batch_size: int = 0
@@ -28,6 +29,7 @@ class BatchPolicy:
     max_queue_bytes: int = 1 << 30
     timeout_s: float = 0.0
     execution: Execution = "thread"
+    isolate: bool = True
 
 
 @dataclass(frozen=True, slots=True)

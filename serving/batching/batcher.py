@@ -9,7 +9,7 @@ taken once per frame and once per batch. Smaller batches take less time to join 
 
 One bad request must not fail its neighbours: when a batch of several raises, its requests run again one by one, and each gets
 its own answer as soon as it is there. A request is seen twice at most, and not again when its caller has gone or its deadline is over;
-`isolate=False` where a model must not see a request twice: then all of the batch get the error.
+`policy.isolate` is False where a model must not see a request twice: then all of the batch get the error.
 
 Whatever a model raises or gives back, whatever an owner does with its answer: every other entry gets its own.
 """
@@ -86,7 +86,6 @@ class Batcher:
 
     own_inputs  the model wants fresh writable arrays (see `stack.join`)
     wake        asks the host to call `step` at the end of this turn of the loop, when all frames that arrived have been pushed
-    isolate     run the requests of a batch that raised again, one by one
     """
 
     def __init__(
@@ -98,7 +97,6 @@ class Batcher:
         own_inputs: bool,
         loop: asyncio.AbstractEventLoop,
         wake: Callable[[Batcher], None],
-        isolate: bool = True,
     ) -> None:
         self.key = key
         self.counts = Counts()
@@ -110,7 +108,6 @@ class Batcher:
         self._own = own_inputs
         self._loop = loop
         self._wake = wake
-        self._isolate = isolate
         self._splitter = Splitter(self._model, signature)
         self._batched = signature.batched
         self._floats = float_outputs(signature)
@@ -321,7 +318,7 @@ class Batcher:
         """Run the batch; where it raises, its requests one by one. Yields what has become of each part as soon as it is known."""
         outcome = self._call(batch, inputs)
         entries = batch.entries
-        if outcome.error is None or len(entries) == 1 or not self._isolate:
+        if outcome.error is None or len(entries) == 1 or not self.policy.isolate:
             yield outcome
             return
         del inputs, outcome  # the memory of the batch is not needed while they run alone

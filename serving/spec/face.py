@@ -264,7 +264,11 @@ class ModelFace(SharedFace):
         default=None, description="Which version answers. Needed when there is more than one."
     )
     at_most_once: bool = Field(
-        default=False, description="true: a request that a dying replica had is an error; false: it is sent once more, to another replica."
+        default=False,
+        description=(
+            "true: a request that a dying replica had is an error, and so are all of a batch that raised; false: it is sent once more, to "
+            "another replica, and the requests of a batch that raised run again one by one."
+        ),
     )
 
 

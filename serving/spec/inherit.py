@@ -30,6 +30,10 @@ class Inherited:
         return self._giver("execution").execution
 
     @property
+    def at_most_once(self) -> bool:
+        return self._model.at_most_once
+
+    @property
     def replicas(self) -> int:
         return self._giver("replicas").replicas
 

@@ -90,6 +90,7 @@ def _policy(face: BatchingFace, v: Inherited) -> BatchPolicy:
         max_queue_bytes=face.max_queue_mb * MIB,
         timeout_s=face.timeout_ms / 1000,
         execution=v.execution,
+        isolate=not v.at_most_once,
     )
 
 

@@ -48,7 +48,7 @@ class Echo:
 
 
 @contextmanager
-def running(predict: Callable[[Arrays], Arrays], *, signature: Signature = ECHO, isolate: bool = True, **policy: Any) -> Iterator[Batcher]:
+def running(predict: Callable[[Arrays], Arrays], *, signature: Signature = ECHO, **policy: Any) -> Iterator[Batcher]:
     loop = asyncio.get_running_loop()
 
     def wake(batcher: Batcher) -> None:
@@ -61,7 +61,7 @@ def running(predict: Callable[[Arrays], Arrays], *, signature: Signature = ECHO,
         batcher.step()
 
     waking: set[Batcher] = set()
-    batcher = Batcher("m/1", signature, BatchPolicy(**{"max_batch_size": 8, **policy}), predict, False, loop, wake, isolate)
+    batcher = Batcher("m/1", signature, BatchPolicy(**{"max_batch_size": 8, **policy}), predict, False, loop, wake)
     batcher.start(lambda: None)
     try:
         yield batcher

@@ -69,8 +69,8 @@ def test_a_file_becomes_a_target(folder: Path) -> None:
     assert target.descriptions == {"mlp": "small", "mlp/10": "bigger"}
     nine, ten = target.deployments
     assert (nine.key, ten.key) == ("mlp/9", "mlp/10")
-    assert nine.plan.batching == BatchPolicy(64, 0.0025, 10, 2 << 20, 0.1, "inline")
-    assert ten.plan.batching == BatchPolicy(64, 0.0, 10, 2 << 20, 0.1, "thread")
+    assert nine.plan.batching == BatchPolicy(64, 0.0025, 10, 2 << 20, 0.1, "inline", isolate=False)
+    assert ten.plan.batching == BatchPolicy(64, 0.0, 10, 2 << 20, 0.1, "thread", isolate=False)
     assert nine.plan.signature == Signature(
         (TensorSpec("x", DType.FP32, (64,)), TensorSpec("m", DType.BOOL, (-1,), optional=True)),
         (TensorSpec("y", DType.FP32, (2,), labels=("cat", "dog")),),
