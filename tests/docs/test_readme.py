@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -76,7 +77,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, int]]
 
 @pytest.mark.cluster
 def test_the_commands_answer(engine: dict[int, int]) -> None:
-    install, ask = blocks("bash")
+    install, ask, _ = blocks("bash")
     assert "scripts/quickstart" in install
     script = _with_ports(ask, engine).replace(".venv/bin/serving status", f"{_serving()} status")
     environment = {**os.environ, "SERVING_CONTROL_URL": f"http://127.0.0.1:{engine[8003]}"}
@@ -85,6 +86,16 @@ def test_the_commands_answer(engine: dict[int, int]) -> None:
     assert '"name":"digits"' in done.stdout
     assert '"outputs":[' in done.stdout
     assert "ready" in done.stdout
+
+
+@pytest.mark.cluster
+def test_the_load_tester_measures_it(engine: dict[int, int], tmp_path: Path) -> None:
+    _, _, measure = blocks("bash")
+    script = _with_ports(measure, engine).replace(".venv/bin/serving", _serving())
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "before.json").read_text())["errors"] == 0
+    assert "<svg" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.cluster
