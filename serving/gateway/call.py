@@ -207,7 +207,7 @@ class Call:
         self.attempt = 0
         self.bucket = None
         self.load = load
-        self.ahead = load.requests
+        self.ahead = load.requests - 1  # it is counted already
         self.client = client
 
     def cancel(self) -> None:

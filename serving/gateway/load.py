@@ -2,11 +2,11 @@
 
 Pure: times are passed in. Two things are learned, both forgotten soon, so that an end of the overload is noticed at once:
 
-forecast   A request that waited longer than its batch ran stood in a queue. The next one waits as long, more or less in proportion to
-           the number of ours that are ahead of it now and then: those of other gateways come and go likewise. It never waits more
-           than by the time that the replicas report for each request, as if MOST_GATEWAYS gateways had so many more.
-           Nothing is forecast when an answer comes that had nobody ahead and no queue, nor for a request that finds nobody ahead:
-           that one is the probe which ends a wrong forecast.
+forecast   A request that waited longer than its batch ran, and for some ms at least, stood in a queue. The next one waits as long,
+           more or less in proportion to the number of ours that are ahead of it now and then: those of other gateways come and go
+           likewise. It never waits more than by the time that the replicas report for each request, as if MOST_GATEWAYS gateways
+           had so many more. Nothing is forecast when an answer comes that had nobody ahead and no queue, nor for a request that
+           finds nobody ahead: that one is the probe which ends a wrong forecast.
 cap        A replica's queue is full with what we have there: more is refused here, at no cost to it, until CAP_S is over.
 
 The number ahead times the reported time per request alone is not enough: it knows nothing of other gateways, and after a calm time
@@ -22,6 +22,8 @@ RANKS = tuple(NORMAL if p in (0, 128) else URGENT if p < 128 else PATIENT for p 
 SHARES = (32, 8, 2)
 """By rank: what a version may hold, in multiples of what is free (`admission.py`)."""
 NO_CAP = 1 << 62
+QUEUED_US = 5_000
+"""A shorter wait is no queue: nothing is learned from it, and what was learned is forgotten."""
 CAP_S = 0.1
 MOST_GATEWAYS = 8
 """Bounds a forecast from a wait that was no queue: a batch that waits for company (`max_delay_ms`)."""

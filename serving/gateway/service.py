@@ -23,7 +23,7 @@ from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Channel, Owner, Served
 from serving.gateway.client_limits import Client, ClientLimits
 from serving.gateway.deadlines import Deadlines
-from serving.gateway.load import RANKS, Load
+from serving.gateway.load import QUEUED_US, RANKS, Load
 from serving.gateway.peers import TICK_S, PeerAddress, Peers
 from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import Tally
@@ -198,7 +198,7 @@ class Service:
         load = call.load
         load.requests -= 1
         load.nbytes -= payload_bytes
-        if response.code or load.seen or response.queue_us > response.compute_us:
+        if response.code or response.queue_us > QUEUED_US or load.seen:
             self._learn(call, response, now)
         if call.client is not None:
             call.client.requests -= 1
@@ -226,12 +226,14 @@ class Service:
         """Take from an answer what it says about the queue that the next request will meet."""
         load = call.load
         if not response.code:
-            if not call.ahead and response.queue_us <= response.compute_us:
+            queue_us = response.queue_us
+            compute_us = response.compute_us
+            if queue_us <= QUEUED_US or (queue_us <= compute_us and not (load.seen and call.ahead)):
                 load.seen = 0.0
                 return
-            compute_s = response.compute_us * 1e-6
+            compute_s = compute_us * 1e-6
             rows = call.request.layout.rows / max(1, response.batch_rows) / max(1, len(call.served.pool))
-            load.waited(call.ahead, now - call.started, response.queue_us * 1e-6, compute_s * rows, now)
+            load.waited(call.ahead, now - call.started, queue_us * 1e-6, compute_s * rows, now)
         elif response.code is Code.QUEUE_FULL:
             load.full(now)
 

@@ -18,7 +18,7 @@ from serving.batching.entry import Entry
 from serving.batching.queue import Queue
 from serving.errors import Code, DeadlineExceeded, QueueFull, Unavailable
 from serving.gateway.call import Call
-from serving.gateway.load import RANKS, new_loads
+from serving.gateway.load import QUEUED_US, RANKS, new_loads
 from serving.gateway.peers import PeerAddress
 from serving.gateway.service import Service
 from serving.gateway.tally import Tally
@@ -101,7 +101,7 @@ class World:
             gateway, ahead, came = self.asked[done]
             load = self.loads[gateway][RANKS[done.level]]
             waited = self.now - BATCH_S - done.arrived
-            if waited > BATCH_S or (load.seen and ahead):
+            if waited * 1e6 > QUEUED_US and (waited > BATCH_S or (load.seen and ahead)):
                 load.waited(ahead, self.now - came, waited, BATCH_S / len(running), self.now)
             else:
                 load.seen = 0.0
