@@ -255,7 +255,7 @@ class _Host:
 
     def drain(self) -> None:
         """Open streams end, connections over HTTP/2 are asked to go elsewhere, from now on those of HTTP/1.1 with each answer."""
-        self.draining = True
+        self.draining = self.service.leaving = True
         self.grpc.drain()
         self.grpc2.drain()
         for connection in list(self.connections):

@@ -73,6 +73,8 @@ class Service:
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._waiting: dict[Call, None] = {}
         """Calls of lost replicas that wait for another one, oldest first."""
+        self.leaving = False
+        """Not ready any more, while what still comes is served."""
         self._draining = False
         self._closed = False
         self._idle: asyncio.Event | None = None
@@ -392,7 +394,11 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether every version of every route has a replica, and requests are taken."""
-        return not self._draining and all(s is not None and s.ready for _, versions in self.models() for s in versions.values())
+        return (
+            not self.leaving
+            and not self._draining
+            and all(s is not None and s.ready for _, versions in self.models() for s in versions.values())
+        )
 
     def ready_versions(self, model: str) -> list[str]:
         """Return the versions of a route that have a replica now."""

@@ -115,6 +115,32 @@ async def test_a_stream_gets_all_its_answers_and_then_the_reason(node: DataPath)
         assert await leaving < 8
 
 
+async def test_readiness_goes_false_while_what_came_before_is_still_answered(node: DataPath) -> None:
+    a = await asyncio.to_thread(node.gateway, "a")
+    address = node.rest.split(":")
+    node.gate.touch()
+    held, held_out = await asyncio.open_connection(*address)
+    body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,1]}]}'
+    held_out.write(b"POST /v2/models/gate/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    probe, probe_out = await asyncio.open_connection(*address)
+    ask = b"GET /v2/health/ready HTTP/1.1\r\nHost: h\r\n\r\n"
+    probe_out.write(ask)
+    assert (await asyncio.wait_for(probe.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
+    await probe.read(100)
+    await eventually(lambda: node.open("gate") == 1)
+    leaving = asyncio.create_task(leave(node, a))
+    host = a.server._host
+    assert host is not None
+    await eventually(lambda: host.draining)
+    probe_out.write(ask)
+    assert (await asyncio.wait_for(probe.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 503")
+    node.open_gate()
+    assert (await asyncio.wait_for(held.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200 OK")
+    assert await leaving < 8
+    held_out.close()
+    probe_out.close()
+
+
 async def test_an_idle_rest_connection_is_kept_a_while_and_a_body_on_its_way_is_waited_for(node: DataPath) -> None:
     a = await asyncio.to_thread(node.gateway, "a")
     address = node.rest.split(":")
