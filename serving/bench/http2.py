@@ -54,12 +54,13 @@ class Http2Connection(Connection):
     _answers  those that are being read
     _ready    what only lacks the stream's number, and the size of its body, by the request's number
     _update   the last WINDOW_UPDATE that came for the connection
+    _expected  with one stream: all that is likely to come next
     """
 
     __slots__ = (
-        "_answers", "_authority", "_begun", "_corked", "_credit", "_greeted", "_handlers", "_increment", "_keys",
+        "_answers", "_authority", "_begun", "_corked", "_credit", "_expected", "_greeted", "_handlers", "_increment", "_keys",
         "_known", "_leaving", "_max_frame", "_new_connection", "_out", "_ready", "_request_headers", "_scheme", "_stream_window",
-        "_tail", "_update", "_uploads", "_wanted_slots", "_window",
+        "_tail", "_update", "_uploads", "_wanted_slots", "_whole", "_window",
     )  # fmt: skip
     protocol = "h2"
 
@@ -103,6 +104,8 @@ class Http2Connection(Connection):
         self._greeted = self._corked = False
         self._leaving = self._new_connection
         self._credit = self._increment = 0
+        self._expected: bytes | None = None
+        self._whole: tuple[tuple[bytes, ...], int] | None = None
         self._update = _NO_UPDATE
         self._tail = b""
         self._out: list[bytes | memoryview] = []
@@ -137,6 +140,9 @@ class Http2Connection(Connection):
             self._out.append(key.join(parts))
         else:
             self._begin_slowly(ticket, key)
+        if self.slots == 1:
+            whole = self._whole = ticket.good_whole
+            self._expected = None if whole is None else key.join(whole[0])
         if not self._corked:
             if self.slots == 1:
                 self._flush()
@@ -163,16 +169,29 @@ class Http2Connection(Connection):
             self._tail = b""
         begun, free = self._begun, self.free
         self._corked = True
-        size = len(data)
-        at = 0
-        if data.startswith(self._update):
-            self._window += self._increment
-            at = 13
+        if data == self._expected:
+            _, increment = self._whole  # type: ignore[misc]  # where there is none, nothing is expected
+            _, (ticket, start, _) = begun.popitem()
+            self._expected = None
+            self._window += increment
+            self._credit += ticket.good_data
+            answered = ticket.answered
+            answered(now - start)
+            if not self._leaving:
+                free(self, now)
+            elif self._left(now):
+                return
+            self._uncork()
+            return
+        at, size = 0, len(data)
+        increment = 0
+        alone = self.slots == 1
         while size - at >= 9:
             key = data[at + 5 : at + 9]
             waiting = begun.get(key)
             if waiting is None:
-                if data.startswith(self._update, at):
+                if data[at : at + 13] == self._update:
+                    increment += self._increment
                     self._window += self._increment
                     at += 13
                     continue
@@ -181,7 +200,9 @@ class Http2Connection(Connection):
                 good = ticket.good_parts
                 if good is not None:
                     whole = key.join(good)
-                    if data.startswith(whole, at):
+                    if data[at : at + len(whole)] == whole:
+                        if alone and at + len(whole) == size:
+                            ticket.good_whole = (data[:at] + good[0], *good[1:]), increment
                         at += len(whole)
                         self._credit += ticket.good_data
                         del begun[key]
@@ -192,6 +213,9 @@ class Http2Connection(Connection):
                         elif self._left(now):
                             return
                         continue
+            # Other frames have effects that a comparison would leave out.
+            alone = False
+            self._expected = None
             end = at + h2.HEAD + int.from_bytes(data[at : at + 3], "big")
             try:
                 if end > size:
@@ -205,11 +229,7 @@ class Http2Connection(Connection):
             at = end
         if at < size:
             self._tail = data[at:]
-        if self._credit > _REFILL:
-            self._out.append(h2.window_update(h2.NO_STREAM, self._credit))
-            self._credit = 0
-        self._corked = False
-        self._flush()
+        self._uncork()
 
     def written(self, now: int) -> None:
         self._flush()
@@ -237,6 +257,7 @@ class Http2Connection(Connection):
     def _forget(self, key: bytes) -> Ticket:
         """The request on this stream is over, without an answer."""
         self._uploads.drop(key)
+        self._expected = None
         waiting = self._begun.pop(key, None)
         return waiting[0] if waiting is not None else self._answers.streams.pop(key).ticket
 
@@ -259,6 +280,9 @@ class Http2Connection(Connection):
 
     def _uncork(self) -> None:
         self._corked = False
+        if self._credit > _REFILL:
+            self._out.append(h2.window_update(h2.NO_STREAM, self._credit))
+            self._credit = 0
         if self.stage is Stage.OPEN:
             self._flush()
 

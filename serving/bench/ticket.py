@@ -23,10 +23,14 @@ class Ticket:
     answered  takes the latency in ns of a good answer
     wire      the driver's own form of it
     good      the last whole answer that was found right, which drivers compare the next one with; HTTP/2 keeps it in parts, without
-              the number of the stream, and counts the data in it
+              the number of the stream, and counts the data in it. `good_whole` has the WINDOW_UPDATE that came before it, too, and
+              what that adds to the window
     """
 
-    __slots__ = ("_check", "_every", "_skip", "_tape", "answered", "good", "good_data", "good_parts", "number", "phase", "request", "wire")
+    __slots__ = (
+        "_check", "_every", "_skip", "_tape", "answered", "good", "good_data", "good_parts", "good_whole", "number", "phase", "request",
+        "wire",
+    )  # fmt: skip
 
     def __init__(self, request: Request, number: int, phase: Kind, tape: TapeWriter, check_share: float) -> None:
         self.request = request
@@ -37,6 +41,7 @@ class Ticket:
         self.good: bytes | None = None
         self.good_parts: tuple[bytes, ...] | None = None
         self.good_data = 0
+        self.good_whole: tuple[tuple[bytes, ...], int] | None = None
         self._tape = tape
         self._check: Check | None = request.check if check_share else None
         self._every = round(1 / check_share) if check_share else 0

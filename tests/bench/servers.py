@@ -38,6 +38,7 @@ class Answer:
     goaway: h2.ErrorCode | None = None
     trailers_only: bool = False
     padding: int = 0
+    before: bytes = b""
 
 
 @dataclass
@@ -275,7 +276,7 @@ class Http2(_Speaker):
             if answer.goaway is h2.ErrorCode.NO_ERROR:
                 out += self._frames(answer, stream)
         else:
-            out = self._frames(answer, stream) if answer.raw is None else answer.raw
+            out = answer.before + (self._frames(answer, stream) if answer.raw is None else answer.raw)
         self.write_pieces(out, answer.pieces)
         if answer.close:
             self.server.loop.call_later(0.002 * answer.pieces, self.transport.close)

@@ -161,6 +161,24 @@ def test_a_server_of_another_protocol_is_an_error() -> None:
     assert "SSH-2.0" in recording.errors["bad answer"].texts[0]
 
 
+def test_pings_and_windows_between_equal_answers_keep_their_effect() -> None:
+    """Each answer comes behind a PING, in one piece with it; each PING is answered."""
+    with FakeServer(lambda asked: Answer(before=h2.frame(h2.Frame.PING, b"12345678")), "h2") as server:
+        recording = drive(server.address, "grpc", [request("grpc")], few(30))
+    assert kinds(recording) == {}
+    assert recording.answers == 30
+    assert server.pings == 31
+
+
+def test_an_answer_after_its_timeout_is_not_the_next_ones() -> None:
+    """Every fifth answer comes late, on a stream that was given up, and looks like all others."""
+    delays = {4: 0.3, 9: 0.3, 14: 0.3}
+    with FakeServer(lambda asked: Answer(delay_s=delays.get(asked.number, 0.0)), "h2") as server:
+        recording = drive(server.address, "grpc", [request("grpc")], few(20, timeout_s=0.1))
+    assert kinds(recording) == {"timeout": 3}
+    assert recording.answers == 17
+
+
 def test_wrong_bodies() -> None:
     with FakeServer(lambda asked: Answer(body=b"ok" if asked.number % 2 else b"no"), "h2") as server:
         recording = drive(server.address, "grpc", [request("grpc", check=must_be_ok)], few(10, check_share=1.0))
