@@ -46,7 +46,8 @@ class Load:
     connections     at most; 0: as many as the requests in flight need. An open loop opens them when it needs them
     streams         requests at a time on one connection (HTTP/2 only)
     new_connection  a connection per request; its making counts
-    timeout_s       for connecting, and for each request from its sending on; its connection (HTTP/1.1) or stream ends then
+    timeout_s       for connecting, and for each request from its sending on; its connection (HTTP/1.1) or stream ends then,
+                    or up to 0.25 s later
     drain_s         how long the answers under way at the end are waited for; what misses it is an error "not answered"
     check_share     the share of answers in [0, 1] that Request.check gets; an answer equal to the last checked one byte for byte needs
                     no second look and does not take from it
