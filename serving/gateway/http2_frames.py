@@ -33,6 +33,14 @@ LARGEST_FRAME_BYTES: Final = (1 << 24) - 1
 LAST_STREAM: Final = (1 << 31) - 1
 
 
+class Broken(Exception):
+    """The connection cannot go on; the text says why."""
+
+    def __init__(self, code: Http2Code, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class Http2Code(IntEnum):
     """Error codes of RST_STREAM and GOAWAY."""
 
@@ -94,6 +102,8 @@ _ENCODINGS = (b"grpc-accept-encoding", b"identity, deflate, gzip")
 _STATUS_200 = b"\x88"
 _NO_TABLE = b"\x20"
 """An update of the table's size, to 0."""
+MAX_TEXT_BYTES: Final = 4096
+"""A longer grpc-message is cut: many clients take 8 KB of trailers, and a frame of them has to fit into 16 KB."""
 RESPONSE_BLOCK: Final = b"\x88\xc0\xbf"
 """The head of an answer once the three fields below are in the client's table (newest first: 62, 63, 64)."""
 TRAILER_OK: Final = b"\xbe"
@@ -108,24 +118,27 @@ class ResponseHeaders:
     may be used.
     """
 
-    __slots__ = ("_named", "_table", "steady")
+    __slots__ = ("_named", "_table", "_update", "steady")
 
     def __init__(self) -> None:
         self._table = True
         self._named = False
+        self._update = b""
+        """What the next block has to begin with, whatever kind of block it is."""
         self.steady = False
 
     def limit(self, table_bytes: int) -> None:
-        """The client says how large its table is. One that is smaller than the default is not used."""
+        """The client says how large its table is. One that is smaller than the default is not used from then on."""
         if table_bytes < DEFAULT_TABLE_BYTES:
             self._table = self._named = self.steady = False
+            self._update = _NO_TABLE
 
     def head(self) -> bytes:
         """Return the block of a head that is followed by messages."""
         if self.steady:
             return RESPONSE_BLOCK
         if not self._table:
-            return b"".join((_NO_TABLE, _STATUS_200, literal(*_CONTENT_TYPE), literal(*_ENCODINGS)))
+            return self._begin(_STATUS_200, literal(*_CONTENT_TYPE), literal(*_ENCODINGS))
         if self._named:
             return b"\x88\xbf\xbe"
         self._named = True
@@ -139,19 +152,34 @@ class ResponseHeaders:
             if self._named:
                 self.steady = True
                 return literal(b"grpc-status", b"0", 0x40)
-        block = literal(b"grpc-status", b"%d" % status)
-        if message:
-            block += literal(b"grpc-message", message)
-        if retry_ms:
-            block += literal(b"grpc-retry-pushback-ms", b"%d" % retry_ms)
-        return block
+        return self._begin(*_status(status, message, retry_ms))
 
     def refusal(self, status: int, message: bytes, retry_ms: int) -> bytes:
         """Return the block of an answer that is trailers only."""
-        head = b"".join((_STATUS_200, literal(*_CONTENT_TYPE)))
-        return (head if self._table else _NO_TABLE + head) + self.trailers(status, message, retry_ms)
+        return self._begin(_STATUS_200, literal(*_CONTENT_TYPE), *_status(status, message, retry_ms))
 
     def plain(self, status: int, content_type: bytes) -> bytes:
         """Return the head of an answer that is not gRPC."""
-        head = literal(b":status", b"%d" % status) + literal(b"content-type", content_type)
-        return head if self._table else _NO_TABLE + head
+        return self._begin(literal(b":status", b"%d" % status), literal(b"content-type", content_type))
+
+    def _begin(self, *fields: bytes) -> bytes:
+        update, self._update = self._update, b""
+        return b"".join((update, *fields))
+
+
+def _status(status: int, message: bytes, retry_ms: int) -> list[bytes]:
+    fields = [literal(b"grpc-status", b"%d" % status)]
+    if message:
+        fields.append(literal(b"grpc-message", _cut(message)))
+    if retry_ms:
+        fields.append(literal(b"grpc-retry-pushback-ms", b"%d" % retry_ms))
+    return fields
+
+
+def _cut(text: bytes) -> bytes:
+    """Return at most MAX_TEXT_BYTES of a percent-encoded text, and no half of a %XX."""
+    if len(text) <= MAX_TEXT_BYTES:
+        return text
+    text = text[:MAX_TEXT_BYTES]
+    at = text.rfind(b"%", MAX_TEXT_BYTES - 2)
+    return text[:at] if at >= 0 else text

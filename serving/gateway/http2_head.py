@@ -6,23 +6,28 @@ A block that comes again while the table that it refers to is the same costs one
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 
 from serving.errors import DecodeError, TooLarge
-from serving.gateway.head import Action, Head, new_head
+from serving.gateway.head import MAX_CACHED_HEAD_BYTES, Action, Head, new_head
 
 MAX_BLOCKS = 256
 """Known blocks of a connection; a client with a time-out sends a few dozen."""
 MAX_HEADS = 4096
-_FORBIDDEN = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"x-serving-client"))
-"""Headers of one HTTP/1.1 hop, which HTTP/2 does not have; the last one is the edge's alone."""
+_FORBIDDEN = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
+"""Headers of one HTTP/1.1 hop: a request with one is malformed."""
+_OF_THE_EDGE = b"x-serving-client"
+_NAME = bytes(c for c in range(0x21, 0x7F) if c != 0x3A and not 0x41 <= c <= 0x5A)
+"""What the name of a field consists of (RFC 9113 8.2.1)."""
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class Http2Heads:
-    """Heads by their fields, shared by all connections of a gateway. Bounded: cleared when full."""
+    """Heads by their fields, shared by all connections of a gateway. Bounded: cleared when full; big ones are not kept."""
 
     def __init__(self, route: Callable[[Head], Action]) -> None:
         self._heads: dict[Fields, Head] = {}
@@ -33,10 +38,14 @@ class Http2Heads:
         head = self._heads.get(fields)
         if head is None:
             head = _read(fields)
-            head.action = self._route(head)
-            if len(self._heads) >= MAX_HEADS:
-                self._heads.clear()
-            self._heads[fields] = head
+            action = self._route(head)
+            if head.content_length >= 0 and not action.streams:
+                action = replace(action, run=_with_length(head.content_length, action.run))
+            head.action = action
+            if sum(len(name) + len(value) for name, value in fields) <= MAX_CACHED_HEAD_BYTES:
+                if len(self._heads) >= MAX_HEADS:
+                    self._heads.clear()
+                self._heads[fields] = head
         return head
 
     def clear(self) -> None:
@@ -62,7 +71,7 @@ class HeaderReader:
 
         Raises TooLarge or BadTable where the connection cannot go on (its table is lost), DecodeError where only this request is wrong.
         """
-        fields = self._decode(block)
+        fields, changed = self._decode(block)
         timeout = b""
         rest = []
         for name, value in fields:
@@ -71,32 +80,41 @@ class HeaderReader:
             else:
                 rest.append((name, value))
         found = self._heads.get(tuple(rest)), timeout
-        if len(self.known) >= MAX_BLOCKS:
-            self.known.clear()
-        self.known[block] = found
+        if not changed and len(block) <= MAX_CACHED_HEAD_BYTES:
+            if len(self.known) >= MAX_BLOCKS:
+                self.known.clear()
+            self.known[block] = found
         return found
 
     def skip(self, block: bytes) -> None:
         """Read a block for what it does to the table: trailers, and requests that are refused."""
         self._decode(block)
 
-    def forget(self) -> None:
+    def forget(self, max_bytes: int) -> None:
         """Routes or limits have changed: known blocks are to be looked up anew."""
         self.known.clear()
+        self._decoder.max_header_list_size = max_bytes
 
-    def _decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
+    def _decode(self, block: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """Return the fields, and whether the block has changed the table: then it would mean something else the next time."""
         decoder = self._decoder
         table = decoder.header_table
         before = _newest(decoder), len(table.dynamic_entries), table.maxsize
+        if len(block) > decoder.max_header_list_size:
+            raise self._too_large()
         try:
             fields = [(bytes(name), bytes(value)) for name, value in decoder.decode(block, raw=True)]
         except OversizedHeaderListError:
-            raise TooLarge(f"request head exceeds the maximum size of {decoder.max_header_list_size} bytes") from None
+            raise self._too_large() from None
         except (HPACKError, IndexError, ValueError) as error:
-            raise BadTable(f"header block that cannot be read: {error}") from None
-        if _newest(decoder) is not before[0] or (len(table.dynamic_entries), table.maxsize) != before[1:]:
+            raise BadTable(f"header block that cannot be read: {str(error)[:100]}") from None
+        changed = _newest(decoder) is not before[0] or (len(table.dynamic_entries), table.maxsize) != before[1:]
+        if changed:
             self.known.clear()
-        return fields
+        return fields, changed
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"request head exceeds the maximum size of {self._decoder.max_header_list_size} bytes")
 
 
 class BadTable(DecodeError):
@@ -117,9 +135,13 @@ def _read(fields: Fields) -> Head:
             if headers or name in pseudo or name not in (b":method", b":scheme", b":path", b":authority"):
                 raise DecodeError(f"malformed HTTP/2 request: field {name!r} is unknown, repeated or late")
             pseudo[name] = value
-        elif name != name.lower() or not name or b"\n" in value or b"\r" in value or b"\0" in value:
+        elif not name or name.translate(None, _NAME) or b"\n" in value or b"\r" in value or b"\0" in value:
             raise DecodeError(f"malformed HTTP/2 request: field {name[:100]!r}")
-        elif name not in _FORBIDDEN:
+        elif name in _FORBIDDEN or (name == b"te" and value != b"trailers"):
+            raise DecodeError(f"malformed HTTP/2 request: field {name!r} is of HTTP/1.1")
+        elif name == b"content-length" and (not value.isdigit() or len(value) > 15 or headers.get(name, value) != value):
+            raise DecodeError("malformed HTTP/2 request: content-length is not one whole number")
+        elif name != _OF_THE_EDGE:
             headers.setdefault(name, value)
     method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
     if not method or not path or b":scheme" not in pseudo:
@@ -129,5 +151,16 @@ def _read(fields: Fields) -> Head:
     head.method = method
     head.path = path.decode("latin-1")
     head.headers = headers
-    head.content_length = int(length) if length.isdigit() and len(length) < 16 else -1
+    head.content_length = int(length) if length else -1
     return head
+
+
+def _with_length(length: int, run: Callable[[Any, Head, Any], None]) -> Callable[[Any, Head, Any], None]:
+    """Return `run` for a head that says how long its body is. Few clients say so, and only they pay for the look."""
+
+    def checked(stream: Any, head: Head, body: Any) -> None:
+        if len(body) != length:
+            raise DecodeError(f"content-length is {length}, and {len(body)} bytes have come")
+        run(stream, head, body)
+
+    return checked
