@@ -86,9 +86,10 @@ class GrpcApi:
         except NotFound:
             check_version(asked.version)
             raise
+        client = service.ask(served, connection.client) if service.clients is not None else None
         request, plan = served.grpc.decode(asked)
         request.deadline = deadline
-        connection.work = service.submit(served, request, connection, plan, "grpc")
+        connection.work = service.submit(served, request, connection, plan, "grpc", client)
 
     def _answer(self, connection: GrpcExchange, call: Call, response: InferResponse) -> None:
         if response.code is not Code.OK:

@@ -31,6 +31,10 @@ class GrpcExchange(Exchange, Protocol):
     reader: BodyReader | None
 
     @property
+    def client(self) -> bytes:
+        """Return the name by which limits know the client."""
+
+    @property
     def streams(self) -> bool:
         """A client that has gone is noticed, so streams may be opened."""
 

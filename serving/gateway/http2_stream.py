@@ -56,7 +56,7 @@ class Wire(Protocol):
 class Http2Stream:
     """One request and its answer.
 
-    What most unary calls never need stands in the class, so that making a stream sets six attributes (0.25 instead of 0.75 µs).
+    What most unary calls never need stands in the class, so that making a stream sets six attributes.
 
     window      bytes that the client lets us send on this stream
     over        answered, reset or cancelled: nothing is to be written any more

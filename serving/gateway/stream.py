@@ -173,9 +173,11 @@ class InferStream(_Open):
             except NotFound:
                 check_version(asked.version)
                 raise
+            service = self._service
+            client = service.ask(served, self.connection.client) if service.clients is not None else None
             request, plan = served.grpc.decode(asked)
             request.deadline = self._deadline
-            slot.call = self._service.submit(served, request, slot, plan, "grpc")
+            slot.call = service.submit(served, request, slot, plan, "grpc", client)
         except ServingError as error:
             slot.error = error
             self._flush()
