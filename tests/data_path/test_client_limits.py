@@ -1,0 +1,52 @@
+"""Limits for each client hold over gRPC as over REST: unary calls and the requests of a stream, straight and through HAProxy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2_grpc
+
+from serving.state import GatewayLimits
+
+from .models import plan
+from .rig import DataPath
+from .test_grpc import request
+
+CALL = request("echo_fp32", np.ones((1, 4)))
+
+
+@pytest.fixture(params=["auto", "grpc"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DataPath]:
+    """A node that lets each client, known by its header, ask twice an hour."""
+    path = DataPath(edge=request.param)
+    path.limits = GatewayLimits(client_requests_per_s=2 / 3600, client_burst=2, client_header="x-client")
+    try:
+        path.replica(plan(tmp_path, path.gate), "r1")
+        path.gateway("a")
+        yield path
+        assert path.faults() == []
+    finally:
+        path.close()
+
+
+def test_one_client_is_refused_and_another_is_served(node: DataPath) -> None:
+    with grpc.insecure_channel(node.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for _ in range(2):
+            stub.ModelInfer(CALL, metadata=[("x-client", "one")], timeout=10)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer(CALL, metadata=[("x-client", "one")], timeout=10)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "grpc-retry-pushback-ms" in dict(refused.value.trailing_metadata())
+        stub.ModelInfer(CALL, metadata=[("x-client", "two")], timeout=10)
+
+
+def test_each_request_of_a_stream_counts(node: DataPath) -> None:
+    with grpc.insecure_channel(node.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        answers = list(stub.ModelStreamInfer(iter([CALL] * 3), metadata=[("x-client", "three")], timeout=10))
+        assert [bool(answer.error_message) for answer in answers] == [False, False, True]
