@@ -63,7 +63,11 @@ class GatewayServer:
 
     def listen(self, listener: socket.socket) -> int:
         """Accept on one more listener; returns a number for `unlisten`. A gateway that leaves closes it instead and returns 0."""
-        return int(self._call(self._listen(listener)))
+        try:
+            return int(self._call(self._listen(listener)))
+        except (Unavailable, TimeoutError):  # it has stopped, or was about to
+            listener.close()
+            return 0
 
     def unlisten(self, number: int) -> None:
         """Accept on it no longer. Its connections stay."""

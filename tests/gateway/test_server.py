@@ -16,6 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from serving.errors import Unavailable
+from serving.gateway.server import GatewayServer
 from serving.gateway.stream import MAX_PENDING
 from serving.state import GatewayLimits
 
@@ -209,3 +210,12 @@ def test_reports_count_what_was_answered(gateway: LoneGateway) -> None:
     asyncio.run(exchange(gateway, post(f"{SERVICE}ModelInfer", infer_message(), GRPC, "connection: close"), edge=True))
     counted = {labels["protocol"]: n for name, _, labels, n in gateway.server.report() if name == "serving_requests_total"}
     assert counted == {"rest": 1, "grpc": 1}
+
+
+def test_a_gateway_that_has_stopped_closes_what_it_is_handed() -> None:
+    server = GatewayServer("gone", "/nowhere")
+    server.start([])
+    server.stop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    assert server.listen(listener) == 0
+    assert listener.fileno() == -1
