@@ -17,6 +17,7 @@ from statistics import NormalDist
 
 import pytest
 
+from benchmarks.machine import stolen_s
 from serving.bench.arrivals import Constant, Poisson, Recorded
 from serving.bench.dial import Tls
 from serving.bench.fleet import generate
@@ -57,9 +58,12 @@ def test_a_known_distribution_is_measured(wire: Wire, load: Load) -> None:
     In the open loop a latency begins when the request was due: what the machine made the generator late is in it, and known.
     """
     off: list[str] = []
-    for _ in range(4):  # a neighbour that takes the processor for a while is not the generator's fault: one run of four has to hold
+    quiet = False
+    for _ in range(6):  # a neighbour that takes the processor for a while is not the generator's fault: one run has to hold
+        stolen = stolen_s()
         with FakeServer(lambda asked: Answer(delay_s=lognormal_s(asked.number)), server_protocol(wire)) as server:
             recording = generate(server.address, wire, [request(wire)], load)
+        quiet = quiet or stolen_s() - stolen < 0.03
         assert recording.errors == {}
         assert recording.answers == len(server.times_ns) == 600
         assert recording.processes == 2
@@ -71,6 +75,8 @@ def test_a_known_distribution_is_measured(wire: Wire, load: Load) -> None:
                 off.append(f"p{percent}: {measured} ns, served within {served}, begun {late} late")
         if not off:
             break
+    if off and not quiet:
+        pytest.skip("the host took this virtual machine's processors away in every run: nothing can be measured here now")
     assert off == []
 
 
