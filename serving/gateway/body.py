@@ -10,7 +10,31 @@ from typing import Protocol
 
 import numpy as np
 
+from serving.errors import TooLarge, Unavailable
+from serving.gateway.ports import Host
+from serving.state import GatewayLimits
+
 SCRATCH_BYTES = 64 * 1024
+MIN_BODY_RATE = 64 * 1024
+"""Bytes a second. A body gets `body_timeout_s`, and more time as long as it comes at this rate."""
+
+
+def body_place(host: Host, nbytes: int) -> memoryview:
+    """Return where a body of this size is received: shared memory where there is some. Raises Unavailable where there is no memory."""
+    try:
+        # Not a bytearray, which is filled with zeros: who only announces a gigabyte would cost one.
+        return host.body_buffer(nbytes) or np.empty(nbytes, np.uint8).data
+    except MemoryError:
+        raise Unavailable(f"there is no memory for a body of {nbytes} bytes", retry_after_s=1.0) from None
+
+
+def too_large(nbytes: int, limit: int) -> TooLarge:
+    return TooLarge(f"request body of {nbytes} bytes exceeds the maximum allowed size of {limit} bytes")
+
+
+def crowded(limits: GatewayLimits) -> Unavailable:
+    """What a client hears whose body is one too many."""
+    return Unavailable(f"bodies of more than {limits.max_inflight_bytes} bytes in all are on their way to this gateway", retry_after_s=1.0)
 
 
 class Receiver(Protocol):
@@ -36,14 +60,13 @@ class _StandIn(asyncio.BufferedProtocol):
 
 
 class BodySink(_StandIn):
-    """Receives the rest of one body of known length, into `place` (shared memory) where there is one."""
+    """Receives the rest of one body into `place`, which is as long as the body."""
 
-    def __init__(self, receiver: Receiver, length: int, place: memoryview | None) -> None:
+    def __init__(self, receiver: Receiver, place: memoryview) -> None:
         super().__init__(receiver)
-        self._length = length
+        self._length = len(place)
         self._at = 0
-        # Not a bytearray, which is filled with zeros: who only announces a gigabyte would cost one.
-        self._view = np.empty(length, np.uint8).data if place is None else place
+        self._view = place
 
     def take(self, data: memoryview) -> None:
         """Put what has come together with the head in front."""

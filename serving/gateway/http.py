@@ -23,7 +23,7 @@ import select
 from typing import Any, cast
 
 from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError, TooLarge, Unavailable
-from serving.gateway.body import BodySink, Discard
+from serving.gateway.body import MIN_BODY_RATE, BodySink, Discard, body_place, crowded, too_large
 from serving.gateway.chunked import MAX_CHUNKS, ChunkedDecoder
 from serving.gateway.client_limits import address_name
 from serving.gateway.head import MAX_CACHED_HEAD_BYTES, NO_HEAD, Head
@@ -39,8 +39,6 @@ SMALL_BYTES = 64 * 1024
 MAX_PIPELINED_BYTES = 256 * 1024
 MAX_EDGE_CHUNKS = 1 << 18
 """The edge makes a chunk of what it has at the moment, some 16 KB: a gigabyte needs more than a client may send."""
-MIN_BODY_RATE = 64 * 1024
-"""Bytes a second. A body gets `body_timeout_s`, and more time as long as it comes at this rate."""
 LINGER_S = 2.0
 
 _REASONS = {
@@ -238,16 +236,16 @@ class HttpConnection:
         length = head.content_length
         limit = self.host.limits.max_body_bytes
         if length > limit:
-            self.fail(TooLarge(f"request body of {length} bytes exceeds the maximum allowed size of {limit} bytes"), close=True)
+            self.fail(too_large(length, limit), close=True)
             return
         if head.expect_continue:
             self._transport.write(CONTINUE)
         self.since = self.host.now()
         self.waiting = "body"
         try:
-            sink = BodySink(self, length, self.host.body_buffer(length))
-        except MemoryError:
-            self.fail(Unavailable(f"there is no memory for a body of {length} bytes", retry_after_s=1.0), close=True)
+            sink = BodySink(self, body_place(self.host, length))
+        except Unavailable as error:
+            self.fail(error, close=True)
             return
         sink.take(memoryview(data)[at:])
         self._sink = sink
@@ -258,11 +256,10 @@ class HttpConnection:
         host = self.host
         self._arrived += nbytes
         host.arriving_bytes += nbytes
-        limit = host.limits.max_inflight_bytes
-        if host.arriving_bytes <= limit:
+        if host.arriving_bytes <= host.limits.max_inflight_bytes:
             return True
         self._drop_body()
-        self.fail(Unavailable(f"bodies of more than {limit} bytes in all are on their way to this gateway", retry_after_s=1.0), close=True)
+        self.fail(crowded(host.limits), close=True)
         return False
 
     def body_arrived(self, body: memoryview) -> None:

@@ -6,6 +6,7 @@ most one of them and one header block. The meaning of a block or of a frame that
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from struct import Struct
 
 from serving.gateway import http2_frames as h2
@@ -20,7 +21,7 @@ _HEAD = Struct(">LBL")
 _ORDINARY = h2.DEFAULT_FRAME_BYTES << 8 | 0xFF
 
 
-class FrameReader:
+class FrameReader(ABC):
     """One connection's way in. `data_received` raises nothing: what breaks the connection goes to `give_up`."""
 
     __slots__ = (
@@ -68,32 +69,33 @@ class FrameReader:
 
     # What the heir says ----------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def open(self, number: int, block: bytes, ended: bool) -> Http2Stream | None:
         """Open a stream; return it if its body, in one piece if possible, is still to come. A known number: these are trailers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stray(self, number: int, stream: Http2Stream | None) -> None:
         """Data has come for a stream that expects none. Raises Broken where that breaks the connection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Take a frame of any other type. Raises Broken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nothing(self, weight: int = 1) -> None:
         """A frame came that carries nothing. Raises Broken where there are too many of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def replenish(self, nbytes: int) -> None:
         """Let the client send as much again on the connection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def give_up(self, code: Http2Code, text: str) -> None:
         """The connection cannot go on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def now(self) -> float:
-        raise NotImplementedError
+        """The loop's time, as often as it is looked at."""
 
     # Bytes in --------------------------------------------------------------------------------------------------------
 
@@ -167,7 +169,8 @@ class FrameReader:
                         at = start + (head >> 8)
                         if other == number and flags == END_STREAM and head & 0xFF == DATA and at <= end and head <= _ORDINARY:
                             self._received += at - start
-                            stream.whole(memoryview(data)[start:at])
+                            stream.receiving = False
+                            stream.run(memoryview(data)[start:at])
                             continue
                 else:
                     self._headers(number, flags, data[start:stop])

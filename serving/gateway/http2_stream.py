@@ -10,9 +10,8 @@ import asyncio
 from collections import deque
 from typing import Any, Protocol, cast
 
-import numpy as np
-
-from serving.errors import DecodeError, Internal, ServingError, TooLarge, Unavailable
+from serving.errors import DecodeError, Internal, ServingError
+from serving.gateway.body import MIN_BODY_RATE, body_place, crowded, too_large
 from serving.gateway.head import Head
 from serving.gateway.http2_frames import Http2Code
 from serving.gateway.ports import BodyReader, Cancellable, Host
@@ -23,8 +22,6 @@ PLACED_BYTES = 64 * 1024
 """A message from this size on is put where it will be read (shared memory, where there is some) as it comes; smaller ones are joined."""
 WINDOW_BYTES = 4 << 20
 """What a client may send on a stream before it is told to go on."""
-MIN_BODY_RATE = 64 * 1024
-"""Bytes a second. A body gets `body_timeout_s`, and more time as long as it comes at this rate."""
 
 
 class Wire(Protocol):
@@ -102,25 +99,15 @@ class Http2Stream:
     def start(self, ended: bool) -> None:
         """The head is complete, of a request that takes its body as it comes, or has none."""
         if self.head.action.streams:
-            self._run(b"")
+            self.run(b"")
         if ended:
             self.body_ended()
-
-    def whole(self, body: memoryview) -> None:
-        """The body has come in one piece."""
-        self.receiving = False
-        head = self.head
-        try:
-            head.action.run(self, head, body)
-        except ServingError as error:
-            self.fail(error)
-        except Exception as error:
-            self.bug(error)
 
     def last(self, data: memoryview) -> None:
         """The last piece of the body."""
         if self.reader is None and not self._arrived and not self.over and self.tail is None:
-            self.whole(data)
+            self.receiving = False
+            self.run(data)
             return
         if data:
             self.body(data)
@@ -158,7 +145,7 @@ class Http2Stream:
             place = self._place
             body: Buffer = place[: self._arrived] if place is not None else bytes(self._body or b"")
             self._drop_body()
-            self._run(body)
+            self.run(body)
 
     def _collect(self, data: memoryview) -> None:
         """Keep a piece; not as a view, or a byte of it would hold all that the network brought with it."""
@@ -168,8 +155,7 @@ class Http2Stream:
         host.arriving_bytes += len(data)
         try:
             if host.arriving_bytes > host.limits.max_inflight_bytes:
-                limit = host.limits.max_inflight_bytes
-                raise Unavailable(f"bodies of more than {limit} bytes in all are on their way to this gateway", retry_after_s=1.0)
+                raise crowded(host.limits)
             place = self._place
             if place is None:
                 place = self._join(data, stop)
@@ -194,13 +180,10 @@ class Http2Stream:
             size = int.from_bytes(prefix[1:PREFIX_BYTES], "big")
             limit = self.host.limits.max_body_bytes
             if size > limit:
-                raise TooLarge(f"request body of {size} bytes exceeds the maximum allowed size of {limit} bytes")
+                raise too_large(size, limit)
             self._total = size + PREFIX_BYTES
             if size >= PLACED_BYTES:
-                try:
-                    place = self.host.body_buffer(self._total) or np.empty(self._total, np.uint8).data
-                except MemoryError:
-                    raise Unavailable(f"there is no memory for a body of {self._total} bytes", retry_after_s=1.0) from None
+                place = body_place(self.host, self._total)
                 place[: len(body)] = body
                 self._place, self._body = place, None
                 return place
@@ -221,7 +204,8 @@ class Http2Stream:
             self.wire.more(self.id, self._owed)
             self._owed = 0
 
-    def _run(self, body: Buffer) -> None:
+    def run(self, body: Buffer) -> None:
+        """The body is whole: have the action look at it. Whoever calls sets `receiving`; a method for both would be one more frame."""
         head = self.head
         try:
             head.action.run(self, head, body)

@@ -13,7 +13,8 @@ from typing import Any
 
 import uvloop
 
-from serving.errors import TooLarge, Unavailable
+from serving.errors import Unavailable
+from serving.gateway.body import too_large
 from serving.gateway.grpc import GrpcApi
 from serving.gateway.grpc_out import OverHttp1, OverHttp2
 from serving.gateway.head import Action, Head, HeadCache
@@ -267,9 +268,7 @@ class _Host:
                 connection.drain()
 
     def _too_large(self, connection: HttpConnection, head: Head, body: object) -> None:
-        raise TooLarge(
-            f"request body of {head.content_length} bytes exceeds the maximum allowed size of {self.limits.max_body_bytes} bytes"
-        )
+        raise too_large(head.content_length, self.limits.max_body_bytes)
 
     def apply(self, state: GatewayState) -> int:
         self.limits = state.limits
