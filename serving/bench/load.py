@@ -8,6 +8,20 @@ from dataclasses import dataclass
 from serving.bench.arrivals import Arrivals
 from serving.errors import InvalidArgument
 
+PLAIN_SETTINGS = (
+    "duration_s",
+    "max_requests",
+    "warm_up_s",
+    "processes",
+    "connections",
+    "streams",
+    "new_connection",
+    "timeout_s",
+    "check_share",
+    "seed",
+)
+"""The fields of a Load that a scenario and the command line set as they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Closed:

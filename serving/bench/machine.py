@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,9 +24,9 @@ def machine() -> Machine:
     )
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what sends; packages that are not there are left out."""
-    return {name: found for name in PACKAGES if (found := _version(name))}
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of packages, by default of what sends; those that are not there are left out."""
+    return {name: found for name in packages if (found := _version(name))}
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from serving.bench.arrivals import Arrivals, Bursty, Constant, Poisson, Ramp, Recorded, Spacing, Step
-from serving.bench.load import Closed, Load, Open
+from serving.bench.load import PLAIN_SETTINGS, Closed, Load, Open
 from serving.bench.scenario import Asked, Scenario
 from serving.bench.scenario_face import DEFAULT_CONCURRENCY, LoadFace, RequestFace, ScenarioFace
 from serving.errors import InvalidArgument
@@ -164,19 +164,7 @@ def _asked(face: RequestFace, folder: Path) -> Asked:
 def _load(face: LoadFace, folder: Path) -> Load:
     arrivals = arrivals_of(face, folder)
     shape = Closed(face.concurrency or DEFAULT_CONCURRENCY) if arrivals is None else Open(arrivals, face.max_in_flight)
-    same = (
-        "duration_s",
-        "max_requests",
-        "warm_up_s",
-        "processes",
-        "connections",
-        "streams",
-        "new_connection",
-        "timeout_s",
-        "check_share",
-        "seed",
-    )
-    return Load(shape, **{name: getattr(face, name) for name in same})
+    return Load(shape, **{name: getattr(face, name) for name in PLAIN_SETTINGS})
 
 
 def arrivals_of(face: LoadFace, folder: Path) -> Arrivals | None:

@@ -10,24 +10,12 @@ from typing import Any
 from serving.bench.arrivals import Arrivals, Bursty, Constant, Poisson, Ramp, Recorded, Step
 from serving.bench.dial import Tls
 from serving.bench.inputs import parse_shape
-from serving.bench.load import Closed, Load, Open
+from serving.bench.load import PLAIN_SETTINGS, Closed, Load, Open
 from serving.bench.scenario import Asked, Scenario
 from serving.bench.scenario_file import read_scenario, recorded_times
 from serving.errors import InvalidArgument
 
 WARM_UP_S = 1.0
-LOAD_NAMES = (
-    "duration_s",
-    "max_requests",
-    "warm_up_s",
-    "processes",
-    "connections",
-    "streams",
-    "new_connection",
-    "timeout_s",
-    "check_share",
-    "seed",
-)
 SCENARIO_NAMES = ("url", "protocol", "driver", "streaming", "slo_ms", "repetitions", "name", "pid")
 ASKED_NAMES = ("batch_size", "encoding", "samples", "version", "input", "expect")
 
@@ -71,7 +59,7 @@ class Options:
 
     def _load(self, base: Load) -> Load:
         given = self.given
-        changes = {name: given[name] for name in LOAD_NAMES if given[name] is not None}
+        changes = {name: given[name] for name in PLAIN_SETTINGS if given[name] is not None}
         if given["max_requests"] and given["duration_s"] is None:
             changes["duration_s"] = 0.0
         shape = self._shape(base)
