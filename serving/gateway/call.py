@@ -7,8 +7,9 @@ one loop of the gateway; nothing here is safe from other threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from serving.gateway.client_limits import Client
 from serving.gateway.load import Load, new_loads
@@ -32,13 +33,20 @@ class Canceller(Protocol):
     def cancelled(self, call: Call) -> None: ...
 
 
+NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
+
+
 class Description(NamedTuple):
-    """What a replica says about one version that it holds."""
+    """What a replica says about one version that it holds.
+
+    details   how it is run, for those who ask: `replica/details.py`
+    """
 
     model: str
     version: str
     signature: Signature
     platform: str
+    details: Mapping[str, Any] = NO_DETAILS
 
     @property
     def key(self) -> str:
@@ -120,10 +128,10 @@ class Served:
     tally          counts; outlives this object
     """
 
-    __slots__ = ("at_most_once", "grpc", "key", "loads", "model", "platform", "pool", "rest", "signature", "tally", "version")
+    __slots__ = ("at_most_once", "details", "grpc", "key", "loads", "model", "platform", "pool", "rest", "signature", "tally", "version")
 
     def __init__(self, description: Description, pool: Pool, tally: VersionTally, max_json_bytes: int) -> None:
-        model, version, signature, platform = description
+        model, version, signature, platform, self.details = description
         self.model = model
         self.version = version
         self.key = description.key

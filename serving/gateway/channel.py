@@ -14,7 +14,7 @@ from typing import Any, cast
 import orjson
 
 from serving.errors import Code, DecodeError, InvalidArgument
-from serving.gateway.call import Call, ChannelOwner, Deliver, Description
+from serving.gateway.call import NO_DETAILS, Call, ChannelOwner, Deliver, Description
 from serving.gateway.layouts import LayoutCache, LayoutIds
 from serving.gateway.sharing import SharedMemory, Sharing
 from serving.inference import Buffer, InferResponse, Layout
@@ -350,7 +350,10 @@ def _read_hello(body: bytes) -> tuple[dict[str, Any], dict[str, Description]]:
         hello = orjson.loads(body)
         if hello["protocol"] != wire.PROTOCOL:
             raise DecodeError(f"replica speaks protocol {hello['protocol']}, this gateway {wire.PROTOCOL}")
-        found = [Description(v["model"], v["version"], Signature.from_json(v["signature"]), v["platform"]) for v in hello["versions"]]
+        found = [
+            Description(v["model"], v["version"], Signature.from_json(v["signature"]), v["platform"], v.get("details", NO_DETAILS))
+            for v in hello["versions"]
+        ]
         return hello, {d.key: d for d in found}
     except (ValueError, TypeError, KeyError, AttributeError, InvalidArgument) as e:
         raise DecodeError(f"HELLO that cannot be read: {e}") from e

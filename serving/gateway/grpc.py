@@ -15,11 +15,12 @@ from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupporte
 from serving.gateway.call import Call
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
+from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
 from serving.gateway.stream import InferStream, WatchStream, check_version
 from serving.inference import Buffer, InferResponse
-from serving.protocol import messages, metadata
+from serving.protocol import messages, metadata, model_config
 from serving.protocol.grpc import GrpcPlan
 from serving.protocol.grpc_frame import MessageReader, decompress, parse_timeout, whole_message
 from serving.protocol.grpc_head import Splitter
@@ -46,6 +47,7 @@ class GrpcApi:
             INFERENCE + "ServerMetadata": lambda message: self._server_metadata(),
             INFERENCE + "ModelReady": self._model_ready,
             INFERENCE + "ModelMetadata": self._model_metadata,
+            INFERENCE + "ModelConfig": self._model_config,
             HEALTH + "Check": self._health_check,
         }
 
@@ -172,6 +174,14 @@ class GrpcApi:
             raise
         versions = [version] if version else self._service.ready_versions(model)
         return messages.model_metadata(model, versions, served.platform, served.signature)
+
+    def _model_config(self, message: Buffer) -> bytes:
+        model, version = messages.decode_model(message)
+        try:
+            return model_config.as_message(config_of(self._service, model, version))
+        except NotFound:
+            check_version(version)
+            raise
 
 
 def _health(name: str, ready: bool) -> Health:

@@ -158,7 +158,7 @@ class Peers:
         if limits.max_json_bytes != self._max_json_bytes:
             self._max_json_bytes = limits.max_json_bytes
             for key, served in self.served.items():
-                description = Description(served.model, served.version, served.signature, served.platform)
+                description = Description(served.model, served.version, served.signature, served.platform, served.details)
                 self.served[key] = Served(description, served.pool, served.tally, limits.max_json_bytes)
 
     def attach(self, channel: Channel) -> None:
@@ -246,6 +246,8 @@ class Peers:
         if served is None or (served.signature, served.platform, served.pool) != (description.signature, description.platform, pool):
             tally = self._tally.version(description.model, description.version)
             self.served[key] = Served(description, pool, tally, self._max_json_bytes)
+        else:
+            served.details = description.details
 
     def __repr__(self) -> str:
         return f"Peers({len(self._links)} addresses, {len(self._keys)} connections, {len(self.served)} versions)"

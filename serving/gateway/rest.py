@@ -11,11 +11,12 @@ from serving.gateway.call import Call, Served
 from serving.gateway.client_limits import Client
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
+from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
-from serving.protocol import metadata
+from serving.protocol import metadata, model_config
 from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, compress, decompress_body, response_encoding, supported
 from serving.protocol.rest import RestPlan, parse_header_length
 from serving.protocol.status import describe, error_json
@@ -64,6 +65,8 @@ class RestApi:
                 return _get(head, lambda connection: self._model_metadata(connection, model, version))
             case ["ready"]:
                 return _get(head, lambda connection: self._model_ready(connection, model, version))
+            case ["config"]:
+                return _get(head, lambda connection: self._model_config(connection, model, version))
             case ["infer"]:
                 if head.inference_header_length == -1:
                     try:
@@ -180,6 +183,9 @@ class RestApi:
         served = self._service.resolve(model, version)
         versions = [version] if version else self._service.ready_versions(model)
         connection.respond(200, JSON, metadata.model(model, versions, served.platform, served.signature))
+
+    def _model_config(self, connection: HttpConnection, model: str, version: str) -> None:
+        connection.respond(200, JSON, model_config.as_json(config_of(self._service, model, version)))
 
     def _model_ready(self, connection: HttpConnection, model: str, version: str) -> None:
         try:

@@ -61,6 +61,8 @@ ModelReadyRequest: Final = _message("ModelReadyRequest")
 ModelReadyResponse: Final = _message("ModelReadyResponse")
 ModelMetadataRequest: Final = _message("ModelMetadataRequest")
 ModelMetadataResponse: Final = _message("ModelMetadataResponse")
+ModelConfig: Final = _message("ModelConfig")
+ModelConfigResponse: Final = _message("ModelConfigResponse")
 
 
 def parse(kind: Any, data: bytes) -> Any:

@@ -27,6 +27,7 @@ from serving.hosting import HostPlan, VersionPlan
 from serving.models.model import Model
 from serving.models.registry import create
 from serving.replica.connection import Connection, Site, Version
+from serving.replica.details import details
 from serving.replica.polling import Polling
 from serving.replica.sharing import create_arena
 from serving.replica.turn import Turn
@@ -211,7 +212,8 @@ class ReplicaHost:
             model = self._models[plan.key]
             signature = replace(model.signature, max_batch_size=plan.batching.max_batch_size)
             site.versions[plan.key] = Version(self._batchers[plan.key], signature)
-            versions.append({"model": plan.model, "version": plan.version, "signature": signature.to_json(), "platform": model.platform})
+            version = {"model": plan.model, "version": plan.version, "signature": signature.to_json(), "platform": model.platform}
+            versions.append({**version, "details": details(plan, self._device)})
         site.hello = {"protocol": PROTOCOL, "replica": self.replica_id, "versions": versions}
 
     # ---- in the loop
