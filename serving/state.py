@@ -7,6 +7,9 @@ from typing import Any
 
 from serving.routing import RouteTable
 
+DESK_SOCKET = "desk.sock"
+"""In the run directory: the socket on which the controller takes what gateways ask of it (`control/desk.py`, `gateway/desk.py`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayLimits:

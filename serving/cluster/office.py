@@ -11,10 +11,12 @@ from serving.cluster.ray_cluster import GATEWAYS, RayCluster
 from serving.cluster.shell import enter
 from serving.control.api import ApiServer, File, create_app
 from serving.control.controller import Controller
+from serving.control.desk import Desk
 from serving.control.runner import Runner, SystemClock
 from serving.control.store import SqliteStore
 from serving.plan import Target
 from serving.spec import Source, parse
+from serving.state import DESK_SOCKET
 
 DOWN = "down"
 """A file of this name in the run directory asks the engine to end."""
@@ -32,8 +34,10 @@ class Office:
         down = Path(told.run_dir) / DOWN
         app = create_app(self._runner, _parse, down.touch, {"urls": told.urls, "engine": told.engine})
         self._api = ApiServer(app, told.host, told.control_port)
+        self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {"status": lambda _: self._runner.status.to_json()})
         self._api.start()
         self._runner.start()
+        self._desk.start()
 
     def status(self) -> dict[str, Any]:
         return self._runner.status.to_json()
@@ -41,8 +45,10 @@ class Office:
     def check_health(self) -> None:
         self._runner.healthy()
         self._api.healthy()
+        self._desk.healthy()
 
     async def __del__(self) -> None:
+        await asyncio.to_thread(self._desk.stop)
         await asyncio.to_thread(self._api.stop)
         await asyncio.to_thread(self._runner.stop)
 

@@ -13,6 +13,7 @@ from typing import cast
 from serving import VERSION
 from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call
+from serving.gateway.desk import DeskClient
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
 from serving.gateway.model_config import config_of
@@ -34,8 +35,9 @@ HEALTH_NAMES = ("", "inference.GRPCInferenceService")
 class GrpcApi:
     """Finds the method of a call and runs it. One for each way of writing answers."""
 
-    def __init__(self, service: Service, out: GrpcOut) -> None:
+    def __init__(self, service: Service, out: GrpcOut, desk: DeskClient) -> None:
         self._service = service
+        self._desk = desk
         self._out = out
         self._fail = out.fail
         self._write = out.answer

@@ -9,6 +9,7 @@ from serving import VERSION
 from serving.errors import Code, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call, Served
 from serving.gateway.client_limits import Client
+from serving.gateway.desk import DeskClient
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.model_config import config_of
@@ -28,8 +29,9 @@ MAX_CACHED_ANSWERS = 4096
 class RestApi:
     """Finds the action of a request and runs it."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, desk: DeskClient) -> None:
         self._service = service
+        self._desk = desk
         self._answer_heads: dict[tuple[int | None, int, bool], bytes] = {}
 
     def route(self, head: Head) -> Action:

@@ -9,12 +9,14 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from serving.errors import Unavailable
 from serving.gateway.body import too_large
+from serving.gateway.desk import DeskClient
 from serving.gateway.grpc import GrpcApi
 from serving.gateway.grpc_out import OverHttp1, OverHttp2
 from serving.gateway.head import Action, Head, HeadCache
@@ -26,7 +28,7 @@ from serving.gateway.peers import PeerAddress
 from serving.gateway.rest import RestApi
 from serving.gateway.service import Service
 from serving.gateway.tally import Tally
-from serving.state import GatewayLimits, GatewayState
+from serving.state import DESK_SOCKET, GatewayLimits, GatewayState
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ class GatewayServer:
         return future.result(timeout_s)
 
     async def _begin(self, listeners: list[socket.socket]) -> None:
-        self._host = _Host(self._loop, self.name)
+        self._host = _Host(self._loop, self.name, self.run_dir)
         self._host.tick()
         for listener in listeners:
             await self._listen(listener)
@@ -207,7 +209,7 @@ class GatewayServer:
 class _Host:
     """What connections share (`http.Host`). Lives in the loop's thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, run_dir: str) -> None:
         self._loop = loop
         self._now = loop.time()
         self._tick: asyncio.TimerHandle | None = None
@@ -219,9 +221,10 @@ class _Host:
         self.edge_told = False
         self.tally = Tally()
         self.service = Service(self.tally, self.limits, loop, name, socket.gethostname())
-        self.rest = RestApi(self.service)
-        self.grpc = GrpcApi(self.service, OverHttp1())
-        self.grpc2 = GrpcApi(self.service, OverHttp2())
+        self.desk = DeskClient(Path(run_dir) / DESK_SOCKET)
+        self.rest = RestApi(self.service, self.desk)
+        self.grpc = GrpcApi(self.service, OverHttp1(), self.desk)
+        self.grpc2 = GrpcApi(self.service, OverHttp2(), self.desk)
         self.heads = HeadCache(self._route)
         self.heads2 = Http2Heads(self._route2)
 
