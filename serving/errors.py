@@ -7,6 +7,8 @@
     │   └── SpecError          a YAML file that cannot be accepted
     ├── NotFound               no such model, version or region
     ├── AlreadyExists
+    ├── Unauthenticated        nobody knows who is asking
+    ├── PermissionDenied       known, and not allowed to do this
     ├── TooLarge               body or message over a configured limit
     ├── TooManyRequests        a limit of this one client
     ├── QueueFull              the model has more work than its bound allows
@@ -45,6 +47,8 @@ class Code(IntEnum):
     REPLICA_LOST = 12
     INTERNAL = 13
     MODEL_FAILED = 14
+    UNAUTHENTICATED = 15
+    PERMISSION_DENIED = 16
 
 
 class ServingError(Exception):
@@ -85,6 +89,14 @@ class NotFound(ServingError):
 
 class AlreadyExists(ServingError):
     code = Code.ALREADY_EXISTS
+
+
+class Unauthenticated(ServingError):
+    code = Code.UNAUTHENTICATED
+
+
+class PermissionDenied(ServingError):
+    code = Code.PERMISSION_DENIED
 
 
 class TooLarge(ServingError):
@@ -134,7 +146,7 @@ class ModelFailed(Internal):
 _BY_CODE: dict[int, type[ServingError]] = {
     int(cls.code): cls
     for cls in (
-        InvalidArgument, NotFound, AlreadyExists, TooLarge, TooManyRequests, QueueFull, DeadlineExceeded,
+        InvalidArgument, NotFound, AlreadyExists, Unauthenticated, PermissionDenied, TooLarge, TooManyRequests, QueueFull, DeadlineExceeded,
         QueueTimeout, Cancelled, Unsupported, Unavailable, ReplicaLost, Internal, ModelFailed,
     )
 }  # fmt: skip

@@ -25,6 +25,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "yaml": ("spec/", "bench/"),
     "pydantic": ("spec/", "control/api.py", "bench/"),
     "jinja2": ("bench/report/",),
+    "jwt": ("access/",),
+    "cryptography": ("cli/",),
     "hpack": ("gateway/http2_head.py", "bench/"),
     "httptools": ("gateway/", "bench/"),
     "prometheus_client": ("edge/",),
@@ -34,7 +36,17 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 }
 
 # Rooms that decide: no clock, no chance, no loop, no files, no logger.
-PURE = ("protocol/", "wire/frame.py", "routing.py", "plan/", "batching/queue.py", "batching/stack.py", "inference.py", "tensor.py")
+PURE = (
+    "protocol/",
+    "wire/frame.py",
+    "routing.py",
+    "plan/",
+    "batching/queue.py",
+    "batching/stack.py",
+    "inference.py",
+    "tensor.py",
+    "access/",
+)
 IMPURE = {"time", "random", "asyncio", "logging", "socket", "threading", "os", "pathlib"}
 EMPTY_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc", "constants"}
 

@@ -26,6 +26,8 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.REPLICA_LOST: 503,
     Code.INTERNAL: 500,
     Code.MODEL_FAILED: 500,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
 }
 
 HTTP_EXCEPTIONS: Final[dict[tuple[Endpoint, Code], int]] = {
@@ -35,7 +37,7 @@ HTTP_EXCEPTIONS: Final[dict[tuple[Endpoint, Code], int]] = {
 }
 
 OK, CANCELLED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS = 0, 1, 3, 4, 5, 6
-RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 8, 12, 13, 14
+PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, UNAUTHENTICATED = 7, 8, 12, 13, 14, 16
 
 GRPC_STATUS: Final[dict[Code, int]] = {
     Code.OK: OK,
@@ -53,11 +55,14 @@ GRPC_STATUS: Final[dict[Code, int]] = {
     Code.REPLICA_LOST: UNAVAILABLE,
     Code.INTERNAL: INTERNAL,
     Code.MODEL_FAILED: INTERNAL,
+    Code.UNAUTHENTICATED: UNAUTHENTICATED,
+    Code.PERMISSION_DENIED: PERMISSION_DENIED,
 }
 
 REASON: Final[dict[int, str]] = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
