@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Condition, Lock, Thread
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 from serving.batching.entry import Entry
 from serving.batching.nan import float_outputs, nan_rows
 from serving.batching.queue import Batch, Queue
+from serving.batching.reply import Parameters, unpack
 from serving.batching.stack import Arrays, Splitter, join
 from serving.errors import Cancelled, Code, DeadlineExceeded, ModelFailed, ServingError, Unavailable
 from serving.hosting import BatchPolicy
@@ -40,7 +41,8 @@ log = logging.getLogger(__name__)
 AHEAD_BYTES = 256 * 1024
 """A full batch from this size on is joined while another runs (100 µs of copying against 30 µs of thread hand-over)."""
 
-Predict = Callable[[Arrays], Arrays]
+Predict = Callable[..., Any]
+"""predict(inputs) -> outputs or (outputs, parameters); predict(inputs, parameters) where the model takes the parameters of its requests."""
 
 
 @dataclass(slots=True)
@@ -68,10 +70,17 @@ class Counts:
 class _Outcome:
     """What became of a batch: what the model gave back (anything at all) or an error; when it started (0.0: it did not run) and ended."""
 
-    __slots__ = ("batch", "ended", "error", "nan_rows", "outputs", "started")
+    __slots__ = ("batch", "ended", "error", "nan_rows", "outputs", "parameters", "started")
 
     def __init__(
-        self, batch: Batch, started: float, ended: float, outputs: Arrays | None, error: ServingError | None, nan_rows: int = 0
+        self,
+        batch: Batch,
+        started: float,
+        ended: float,
+        outputs: Arrays | None,
+        error: ServingError | None,
+        nan_rows: int = 0,
+        parameters: Parameters = (),
     ) -> None:
         self.batch = batch
         self.started = started
@@ -79,6 +88,7 @@ class _Outcome:
         self.outputs = outputs
         self.error = error
         self.nan_rows = nan_rows
+        self.parameters = parameters
 
 
 class Batcher:
@@ -86,6 +96,7 @@ class Batcher:
 
     own_inputs  the model wants fresh writable arrays (see `stack.join`)
     wake        asks the host to call `step` at the end of this turn of the loop, when all frames that arrived have been pushed
+    parametric  the model takes the parameters of its requests as a second argument; those of a batch are all the same
     """
 
     def __init__(
@@ -97,6 +108,7 @@ class Batcher:
         own_inputs: bool,
         loop: asyncio.AbstractEventLoop,
         wake: Callable[[Batcher], None],
+        parametric: bool = False,
     ) -> None:
         self.key = key
         self.counts = Counts()
@@ -106,6 +118,7 @@ class Batcher:
         self._model = key.partition("/")[0]
         self._predict = predict
         self._own = own_inputs
+        self._parametric = parametric
         self._loop = loop
         self._wake = wake
         self._splitter = Splitter(self._model, signature)
@@ -258,7 +271,7 @@ class Batcher:
         error = outcome.error
         if error is None:
             try:
-                results = self._splitter.split(cast(Arrays, outcome.outputs), entries, batch.rows)
+                results = self._splitter.split(cast(Arrays, outcome.outputs), entries, batch.rows, outcome.parameters)
             except ModelFailed as mismatch:
                 error = mismatch
             except Exception as raised:
@@ -337,13 +350,17 @@ class Batcher:
         try:
             if inputs is None:
                 inputs = join(batch.entries, batch.rows, self._own)
-            outputs = self._predict(inputs)
+            predict = self._predict
+            outputs = predict(inputs, dict(batch.entries[0].kind.layout.parameters)) if self._parametric else predict(inputs)
+            parameters: Parameters = ()
+            if type(outputs) is tuple:
+                outputs, parameters = unpack(outputs, self._model)
             nans = nan_rows(outputs, self._floats, batch.rows, self._batched)
         except BaseException as raised:  # a model may raise anything: SystemExit, the panics of Rust libraries
             return _Outcome(batch, started, monotonic(), None, _model_error(raised))
         finally:
             self._busy_since = 0.0
-        return _Outcome(batch, started, monotonic(), outputs, None, nans)
+        return _Outcome(batch, started, monotonic(), outputs, None, nans, parameters)
 
     # ---- threads
 

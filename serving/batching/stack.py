@@ -7,12 +7,13 @@ Arrays that are not `own` are read-only, always, so that a model that writes int
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from serving.batching.entry import Answer, Column, Entry
+from serving.batching.reply import Parameters
 from serving.errors import ModelFailed
 from serving.inference import Buffer, Layout, TensorLayout
 from serving.tensor import DType, Signature, TensorSpec, decode_bytes_tensor, encode_bytes_tensor
@@ -97,13 +98,19 @@ class Splitter:
         self._specs = signature.outputs
         self._answers: dict[tuple[Any, ...], Answer] = {}
 
-    def split(self, outputs: Arrays, entries: Sequence[Entry], rows: int) -> list[tuple[Answer, Parts]]:
+    def split(
+        self, outputs: Arrays, entries: Sequence[Entry], rows: int, parameters: Parameters = ()
+    ) -> list[tuple[Answer, Parts]]:  # fmt: skip
         """Return per entry the layout of its answer and the buffers that make its payload, in the order of the signature.
+
+        parameters: those that the model gives back with the batch; every entry gets them.
 
         Raises ModelFailed where the answer is not what the signature says: missing name, other datatype, other number
         of rows, other shape. Names that the signature does not have are left out.
         """
         pieces = self.check(outputs, rows)
+        if parameters:
+            return [self.pick(pieces, entry.kind.wants, row, entry.kind.rows, parameters) for row, entry in _first_rows(entries)]
         results: list[tuple[Answer, Parts]] = []
         if len(pieces) == 1 and pieces[0].flat is not None:
             piece = pieces[0]
@@ -121,19 +128,17 @@ class Splitter:
                 results.append((answer, (flat[at:stop],)))
                 at = stop
             return results
-        row = 0
-        for entry in entries:
-            count = entry.kind.rows
-            wants = entry.kind.wants
-            picked = tuple(i for i, spec in enumerate(self._specs) if not wants or spec.name in wants)
-            parts = tuple([pieces[i].cut(row, count) for i in picked])
-            if any(pieces[i].flat is None for i in picked):
-                answer = self._make(count, picked, pieces, parts)
-            else:
-                answer = self._answer(count, picked, pieces)
-            results.append((answer, parts))
-            row += count
-        return results
+        return [self.pick(pieces, entry.kind.wants, row, entry.kind.rows) for row, entry in _first_rows(entries)]
+
+    def pick(
+        self, pieces: Sequence[Piece], wants: tuple[str, ...], row: int, count: int, parameters: Parameters = ()
+    ) -> tuple[Answer, Parts]:  # fmt: skip
+        """Return the answer that `count` rows from `row` on make, with the outputs in `wants` (() = all)."""
+        picked = tuple(i for i, spec in enumerate(self._specs) if not wants or spec.name in wants)
+        parts = tuple([pieces[i].cut(row, count) for i in picked])
+        if any(pieces[i].flat is None for i in picked):
+            return self._make(count, picked, pieces, parts, parameters), parts
+        return self._answer(count, picked, pieces, parameters), parts
 
     def check(self, outputs: Arrays, rows: int) -> list[Piece]:
         """Return one Piece per output of the signature. Raises ModelFailed."""
@@ -170,16 +175,20 @@ class Splitter:
             array = np.ascontiguousarray(array).reshape(shape)
         return Piece(array, tail, rows if self._batched else 1, is_bytes)
 
-    def _answer(self, count: int, picked: tuple[int, ...], pieces: Sequence[Piece]) -> Answer:
-        key = (count, picked, *[pieces[i].tail for i in picked])
+    def _answer(self, count: int, picked: tuple[int, ...], pieces: Sequence[Piece], parameters: Parameters = ()) -> Answer:
+        key: tuple[Any, ...] = (count, picked, *[pieces[i].tail for i in picked])
+        if parameters:
+            key = (*key, repr(parameters))  # as text: 1, 1.0 and True are one key
         answer = self._answers.get(key)
         if answer is None:
             if len(self._answers) >= _MAX_ANSWERS:
                 self._answers.clear()
-            answer = self._answers[key] = self._make(count, picked, pieces, ())
+            answer = self._answers[key] = self._make(count, picked, pieces, (), parameters)
         return answer
 
-    def _make(self, count: int, picked: tuple[int, ...], pieces: Sequence[Piece], parts: Parts) -> Answer:
+    def _make(
+        self, count: int, picked: tuple[int, ...], pieces: Sequence[Piece], parts: Parts, parameters: Parameters
+    ) -> Answer:  # fmt: skip
         tensors = []
         for n, i in enumerate(picked):
             spec = self._specs[i]
@@ -189,7 +198,7 @@ class Splitter:
                 tensors.append(TensorLayout(spec.name, spec.dtype, shape, len(parts[n])))
             else:
                 tensors.append(TensorLayout(spec.name, spec.dtype, shape, count * piece.row_bytes))
-        return Answer(Layout(tuple(tensors), rows=count))
+        return Answer(Layout(tuple(tensors), parameters=parameters, rows=count))
 
 
 class Piece:
@@ -213,6 +222,13 @@ class Piece:
         if self._array.ndim > len(self.tail):
             return encode_bytes_tensor(self._array[row : row + count])
         return encode_bytes_tensor(self._array)
+
+
+def _first_rows(entries: Sequence[Entry]) -> Iterator[tuple[int, Entry]]:
+    row = 0
+    for entry in entries:
+        yield row, entry
+        row += entry.kind.rows
 
 
 def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:

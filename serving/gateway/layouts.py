@@ -34,14 +34,14 @@ class LayoutIds:
         self._entries: list[_Entry] = []
         self._next = 0
         self._by_identity: dict[int, _Entry] = {}
-        self._by_value: dict[tuple[str, Layout], _Entry] = {}
+        self._by_value: dict[tuple[str, Layout, str], _Entry] = {}
 
     def find(self, key: str, layout: Layout) -> int:
         """Return the id of the layout for the version `key`; -1 when it has to be defined first."""
         entry = self._by_identity.get(id(layout))
         if entry is not None and entry.key == key:
             return entry.id
-        entry = self._by_value.get((key, layout))
+        entry = self._by_value.get(_value(key, layout))
         if entry is None:
             return -1
         self._replace(entry, _Entry(key, layout, entry.id))
@@ -61,10 +61,10 @@ class LayoutIds:
             self._entries.append(entry)
         else:
             old = self._entries[layout_id]
-            self._by_value.pop((old.key, old.layout), None)
+            self._by_value.pop(_value(old.key, old.layout), None)
             self._replace(old, entry)
         self._by_identity[id(layout)] = entry
-        self._by_value[key, layout] = entry
+        self._by_value[_value(key, layout)] = entry
         return layout_id, orjson.dumps({"m": key, **layout.to_json()})
 
     def _replace(self, old: _Entry, new: _Entry) -> None:
@@ -73,13 +73,18 @@ class LayoutIds:
             del self._by_identity[id(old.layout)]
         self._entries[new.id] = new
         self._by_identity[id(new.layout)] = new
-        self._by_value[new.key, new.layout] = new
+        self._by_value[_value(new.key, new.layout)] = new
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __repr__(self) -> str:
         return f"LayoutIds({len(self)} of {self._limit})"
+
+
+def _value(key: str, layout: Layout) -> tuple[str, Layout, str]:
+    """Return what tells layouts apart. The parameters as text too: 1, 1.0 and True are equal, and three things to a model."""
+    return key, layout, repr(layout.parameters) if layout.parameters else ""
 
 
 class LayoutCache:

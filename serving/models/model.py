@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +19,13 @@ class Model(Protocol):
     signature    valid after `load`; shapes without the batch dimension where it is batched
     platform     what clients see as the model's platform ("pytorch_exported")
     own_inputs   predict wants fresh writable arrays; else it gets read-only ones, without a copy where that is possible
+    parametric   predict takes the parameters of the batch as a second argument; valid after `load`
     """
 
     signature: Signature
     platform: str
     own_inputs: bool
+    parametric: bool
 
     def load(self) -> None:
         """Bring the artefact into memory. Raises ServingError that says what is wrong and where. May run in any thread."""
@@ -35,9 +38,11 @@ class Model(Protocol):
         """
         ...
 
-    def predict(self, inputs: Arrays) -> Arrays:
-        """Return the outputs by name, each with as many rows as the inputs.
+    @property
+    def predict(self) -> Callable[..., Any]:
+        """`predict(inputs)`, or `predict(inputs, parameters)` of a model that is `parametric`.
 
+        Returns the outputs by name, each with as many rows as the inputs; or (outputs, parameters), a dict of plain values.
         The arrays are handed on without a copy: they must not be written to again. Raises whatever the model raises.
         """
         ...

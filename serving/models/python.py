@@ -7,12 +7,17 @@
         def warm_up(self): ...                          # optional; instead of batches of zeros
         def predict(self, inputs): return {"y": ...}    # dict[str, ndarray] both ways; inputs are read-only
 
+Parameters, both ways: `predict(self, inputs, parameters)` gets the parameters of the requests, a dict of text, truth values and
+numbers (requests with other parameters are in other batches), and any `predict` may return `({"y": ...}, {"tokens": 12})`: every
+request of the batch gets these back.
+
 Each version's file becomes a module of its own name, so two versions never share globals. The file's folder goes to the end of
 sys.path, for its helpers.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
@@ -41,7 +46,8 @@ class PythonModel:
     def __init__(self, plan: VersionPlan) -> None:
         self._plan = plan
         self._user: Any = None
-        self.predict: Callable[[Arrays], Arrays] = _not_loaded
+        self.predict: Callable[..., Any] = _not_loaded
+        self.parametric = False
 
     def load(self) -> None:
         plan = self._plan
@@ -55,13 +61,15 @@ class PythonModel:
         own = getattr(self._user, "signature", None)
         self.signature = settle(plan, None if own is None else parse(plan, own), names=True)
         self.predict = predict
+        self.parametric = takes_parameters(predict)
 
     def warm_up(self, batches: list[Arrays]) -> list[Arrays]:
         own = getattr(self._user, "warm_up", None)
         if own is not None:
             own()
             return []
-        return [self.predict(batch) for batch in batches]
+        replies = [self.predict(batch, {}) if self.parametric else self.predict(batch) for batch in batches]
+        return [reply[0] if isinstance(reply, tuple) and reply else reply for reply in replies]
 
     def check(self) -> None:
         return None
@@ -79,6 +87,15 @@ def load_class(plan: VersionPlan) -> type[Any]:
         classes = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         raise NotFound(f"'{plan.key}': no class '{entry}' in {path}, it has {', '.join(classes) or 'none'}")
     return found
+
+
+def takes_parameters(predict: Callable[..., Any]) -> bool:
+    """Say whether the second argument of `predict` is `parameters`."""
+    try:
+        names = list(inspect.signature(predict).parameters)
+    except (TypeError, ValueError):  # made in C: it does not tell
+        return False
+    return names[1:2] == ["parameters"]
 
 
 def construct(plan: VersionPlan, cls: type[Any]) -> Any:

@@ -66,6 +66,7 @@ class TorchModel:
     """A torch module behind the Model port."""
 
     own_inputs = True
+    parametric = False
     signature: Signature
     platform: str
 

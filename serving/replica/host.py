@@ -181,7 +181,7 @@ class ReplicaHost:
         for plan in self.plan.versions:
             model = self._models[plan.key]
             batcher = self._batchers[plan.key] = Batcher(
-                plan.key, model.signature, plan.batching, model.predict, model.own_inputs, self._loop, self._turn.wake
+                plan.key, model.signature, plan.batching, model.predict, model.own_inputs, self._loop, self._turn.wake, model.parametric
             )
             say(plan.key, "warming up")
             ready.append((plan.key, batcher.start(_warming(plan, model))))

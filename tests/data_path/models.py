@@ -45,6 +45,14 @@ class Pair:
         return {"sum": inputs["a"] + inputs["b"], "difference": inputs["a"] - inputs["b"]}
 
 
+class Told:
+    """Adds the parameter `add`, and tells what it was told."""
+
+    def predict(self, inputs, parameters):
+        told = {f"got_{key}": value for key, value in parameters.items()}
+        return {"y": inputs["x"] + np.float32(parameters.get("add", 0))}, {"rows": len(inputs["x"]), **told}
+
+
 class Whole:
     def predict(self, inputs):
         return {"y": inputs["x"].T.copy()}
@@ -64,7 +72,7 @@ def signature(dtype: DType, inputs: tuple[str, ...], outputs: tuple[str, ...], s
 
 
 def plan(directory: Path, gate: Path) -> HostPlan:
-    """Write the models' file and return what holds them all: `echo_*`, `gate`, `marked`, `pair` (versions 1 and 2), `whole`."""
+    """Write the models' file and return what holds them all: `echo_*`, `gate`, `marked`, `pair` (versions 1 and 2), `told`, `whole`."""
     path = directory / "models.py"
     path.write_text(SOURCE)
 
@@ -82,6 +90,7 @@ def plan(directory: Path, gate: Path) -> HostPlan:
             version("marked", "Marked", signature(DType.FP32, ("x",), ("y",), (3,), 8), max_delay_s=0.002),
             version("pair", "Pair", pair, execution="thread", max_delay_s=0.002),
             version("pair", "Pair", pair, "2"),
+            version("told", "Told", signature(DType.FP32, ("x",), ("y",), (2,), 8), execution="thread", max_delay_s=0.002),
             version("whole", "Whole", signature(DType.FP32, ("x",), ("y",), (-1, -1), 0)),
         )
     )

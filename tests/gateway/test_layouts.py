@@ -37,6 +37,13 @@ def test_the_same_layout_of_two_versions_has_two_ids() -> None:
     assert [ids.find("mlp/1", shared), ids.find("mlp/2", shared)] == [one, two]
 
 
+def test_equal_parameters_of_other_types_have_ids_of_their_own() -> None:
+    ids = LayoutIds()
+    made = [Layout(layout(1).tensors, parameters=(("p", value),)) for value in (1, True, 1.0)]
+    assert len({ids.define("mlp/1", one)[0] for one in made if ids.find("mlp/1", one) < 0}) == 3
+    assert [ids.find("mlp/1", Layout(one.tensors, parameters=one.parameters)) for one in made] == [0, 1, 2]
+
+
 @given(st.lists(st.tuples(st.sampled_from(["a/1", "b/1"]), st.integers(0, 9), st.booleans()), max_size=80))
 def test_an_id_always_means_what_was_defined_last_under_it(asked: list[tuple[str, int, bool]]) -> None:
     ids = LayoutIds(limit=4)

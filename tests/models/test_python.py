@@ -53,6 +53,19 @@ def test_a_class_without_warm_up_runs_the_batches(tmp_path: Path) -> None:
     assert answer["y"].shape == (3, 2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parametric"), [("inputs", False), ("inputs, parameters", True), ("inputs, parameters=None", True), ("x, scale=2", False)]
+)
+def test_a_second_argument_called_parameters_gets_them(tmp_path: Path, arguments: str, parametric: bool) -> None:
+    path = tmp_path / "m.py"
+    given = "parameters" if parametric else "None"
+    path.write_text(f"class Model:\n    def predict(self, {arguments}):\n        return {{'y': {given}}}, {{'n': 1}}\n")
+    model = create(plan(path, signature=X4_Y2))
+    model.load()
+    assert model.parametric == parametric
+    assert model.warm_up([{}]) == [{"y": {} if parametric else None}]
+
+
 def test_versions_of_one_file_do_not_share_globals(tmp_path: Path) -> None:
     (tmp_path / "helper_of_m.py").write_text("NAME = 'helper'\n")
     path = tmp_path / "m.py"
