@@ -6,6 +6,7 @@ figures of another machine by. tritonclient makes the requests.
 
 from __future__ import annotations
 
+import json
 import timeit
 from collections.abc import Callable
 
@@ -85,6 +86,12 @@ def measure() -> dict[str, float]:
         _, plan = grpc_codec.decode(split(grpc_ids[i]))
         grpc_codec.encode(plan, ANSWER)
 
+    picture = np.random.default_rng(0).random((1, 3, 224, 224), dtype=np.float32)
+    large_codec = RestCodec(
+        "picture", "1", Signature((TensorSpec("x", DType.FP32, (3, 224, 224)),), (TensorSpec("y", DType.FP32, (10,)),), 64)
+    )
+    inputs = [{"name": "x", "datatype": "FP32", "shape": picture.shape, "data": picture.reshape(-1).tolist()}]
+    large = json.dumps({"inputs": inputs}).encode()
     framed = b"".join(bytes(part) for part in prefixed([message]))
     answer = grpc_codec.encode(grpc_plan, ANSWER)
     return {
@@ -97,6 +104,8 @@ def measure() -> dict[str, float]:
         "REST JSON, 64 numbers: decode": nanoseconds(lambda: rest_codec.decode(*text), 3_000),
         "REST JSON, 10 numbers: encode": nanoseconds(lambda: rest_codec.encode(text_plan, ANSWER), 10_000),
         "REST JSON small: decode + encode": nanoseconds(text_pair, 3_000),
+        "REST JSON, 150,528 numbers: decode": nanoseconds(lambda: large_codec.decode(large, None), 5),
+        "  the same: json.loads and numpy": nanoseconds(lambda: np.array(json.loads(large)["inputs"][0]["data"], np.float32), 2),
         "gRPC cached: split": nanoseconds(lambda: split(message), 20_000),
         "gRPC cached: split + decode + encode": nanoseconds(grpc_pair, 20_000),
         "gRPC, fresh id: split + decode + encode": nanoseconds(each_fresh(grpc_fresh), 1) / FRESH,

@@ -17,6 +17,7 @@ import orjson
 
 from serving.errors import InvalidArgument
 from serving.inference import Buffer
+from serving.protocol.json_numbers import Numbers
 from serving.protocol.json_text import DEPTH_MESSAGE, MAX_DEPTH
 from serving.tensor import DType
 
@@ -43,15 +44,20 @@ _NUMPY_ABOVE: Final = 512
 """Elements from which numpy prints faster than a list (benchmarks/micro/protocol.py)."""
 
 
-def decode(data: list[Any], dtype: DType, count: int, name: str, may_hold_booleans: bool = True) -> bytes:
+def decode(data: list[Any] | Numbers, dtype: DType, count: int, name: str, text: bytes) -> bytes:
     """Return the wire bytes of a flat, nested or ragged list with `count` elements in all.
 
-    `may_hold_booleans`: False when the text had neither `true` nor `false`, which saves a look at each element.
+    `text`: where the list comes from; one with neither `true` nor `false` in it saves a look at each element.
     Raises InvalidArgument for elements of another type or out of range, a wrong count, or nesting beyond MAX_DEPTH.
     """
+    if isinstance(data, Numbers):
+        found = data.wire(dtype, count)
+        if found is not None:
+            return found
+        data = data.elements()
     flat, depth = _flatten(data) if data and type(data[0]) is list else (data, 1)
     code = ARRAY_CODE.get(dtype.label)
-    if code is None or may_hold_booleans or len(flat) != count:
+    if code is None or len(flat) != count or b"true" in text or b"false" in text:
         flat = _checked(flat, depth, dtype, count, name)
     if dtype is _BOOL:
         return bytes(flat)

@@ -12,6 +12,7 @@ from serving.errors import DecodeError, InvalidArgument, SignatureMismatch
 from serving.inference import Buffer, InferRequest, InferResponse, Layout
 from serving.protocol import json_tensor
 from serving.protocol.check import Accepted, Contract
+from serving.protocol.json_numbers import LARGE_BYTES, LargeReader
 from serving.protocol.json_text import parse
 from serving.protocol.recent import Recent
 from serving.protocol.rest_answer import RestAnswer
@@ -52,7 +53,7 @@ class _Known:
 class RestCodec:
     """Bytes of infer bodies to requests, and responses to bytes. Not safe to use from several threads."""
 
-    __slots__ = ("_answers", "_contract", "_known", "_max_json_bytes", "model", "version")
+    __slots__ = ("_answers", "_contract", "_known", "_large", "_max_json_bytes", "model", "version")
 
     def __init__(self, model: str, version: str, signature: Signature, *, max_json_bytes: int = MAX_JSON_BYTES) -> None:
         self.model = model
@@ -61,6 +62,7 @@ class RestCodec:
         self._max_json_bytes = max_json_bytes
         self._known: Recent[bytes, _Known] = Recent(256, 1 << 20)
         self._answers: Recent[tuple[object, ...], RestAnswer] = Recent(64)
+        self._large: LargeReader | None = None
 
     def decode(self, body: Buffer, header_length: int | None) -> tuple[InferRequest, RestPlan]:
         """Return the request and how to answer it. The payload is views of `body` where tensors are binary.
@@ -92,7 +94,11 @@ class RestCodec:
             if size == 0:
                 raise DecodeError("request JSON is empty")
             self._check_json_bytes(size)
-            declared = Declared(parse(body))
+            if size < LARGE_BYTES:
+                declared = Declared(parse(body))
+            else:
+                self._large = self._large or LargeReader()
+                declared = Declared(self._large.read(body))
             return self._read(declared, bytes(body), memoryview(b""), declared.id, None)
         if header_length == 0:
             return self._decode_raw(body)
@@ -149,12 +155,11 @@ class RestCodec:
             buffers = self._cut(accepted, tuple(sizes), rest)
         else:
             buffers = [b""] * len(sizes)
-        may_hold_booleans = b"true" in head or b"false" in head
         for i in range(len(sizes) - 1, -1, -1):
             data = declared.data[i]
             if data is not None:
                 spec = accepted.specs[i]
-                buffers[i] = json_tensor.decode(data, spec.dtype, accepted.counts[i], spec.name, may_hold_booleans)
+                buffers[i] = json_tensor.decode(data, spec.dtype, accepted.counts[i], spec.name, head)
                 sizes[i] = len(buffers[i])
         layout = accepted.layout or accepted.layout_of(tuple(sizes))
         priority, timeout_us, _ = declared.control

@@ -7,6 +7,7 @@ from typing import Any, Final
 from serving.errors import DecodeError, InvalidArgument, Unsupported
 from serving.protocol import control
 from serving.protocol.check import check_declared
+from serving.protocol.json_numbers import Numbers
 from serving.protocol.json_tensor import BINARY_ONLY, binary_only_input
 
 _ONE_SOURCE: Final = "'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in 'parameters'"
@@ -16,7 +17,7 @@ _NOTHING: Final[dict[str, Any]] = {}
 class Declared:
     """Inputs in the order of the request. Per input either `data` (a JSON list) or `sizes` (bytes that follow) says something.
 
-    data     the JSON list, or None for a binary input
+    data     the JSON list (of a large request its Numbers), or None for a binary input
     sizes    binary_data_size, or -1 for a JSON input
     outputs  requested ones in their order, with whether each is wanted binary; none = all, `all_binary` or not
     """
@@ -37,7 +38,7 @@ class Declared:
         self.all_binary: bool = parameters.get("binary_data_output", False)
         if type(self.all_binary) is not bool:
             raise _wrong("binary_data_output", "boolean")
-        self.data: list[list[Any] | None] = []
+        self.data: list[list[Any] | Numbers | None] = []
         self.sizes: list[int] = []
         names: list[str] = []
         labels: list[str] = []
@@ -81,7 +82,7 @@ class Declared:
         if shared:
             raise Unsupported("Client shared memory is disabled")
         if present:
-            if type(data) is not list:
+            if type(data) is not list and type(data) is not Numbers:
                 raise _wrong("data", "array")
             if label in BINARY_ONLY:
                 raise binary_only_input(label, name)
