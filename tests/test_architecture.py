@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray": ("cluster/",),
     "torch": ("models/",),
+    "onnxruntime": ("models/onnx.py",),
     "safetensors": ("models/",),
     "fastapi": ("control/api.py",),
     "uvicorn": ("control/",),

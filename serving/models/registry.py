@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from serving.errors import InvalidArgument
+from serving.errors import InvalidArgument, NotFound
 from serving.hosting import VersionPlan
 from serving.models.model import Model
 
 RUNTIMES: dict[str, str] = {
+    "onnx": "serving.models.onnx",
     "python": "serving.models.python",
     "torch": "serving.models.torch",
 }
@@ -21,10 +22,16 @@ RUNTIMES: dict[str, str] = {
 def create(plan: VersionPlan, device: str = "cpu") -> Model:
     """Return the model of a plan, not loaded yet. device: "cpu", or "cuda" where the plan was given a GPU.
 
-    Raises InvalidArgument for a runtime that nobody knows.
+    Raises InvalidArgument for a runtime that nobody knows, NotFound for one whose library is not installed.
     """
     module = RUNTIMES.get(plan.runtime)
     if module is None:
         raise InvalidArgument(f"runtime '{plan.runtime}' of '{plan.key}' is not known, expected one of {', '.join(RUNTIMES)}")
-    model: Model = import_module(module).create(plan, device)
+    try:
+        runtime = import_module(module)
+    except ModuleNotFoundError as error:
+        raise NotFound(
+            f"runtime '{plan.runtime}' of '{plan.key}' needs {error.name}, which is not installed: pip install 'serving[{plan.runtime}]'"
+        ) from error
+    model: Model = runtime.create(plan, device)
     return model

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from serving.spec.problem import shown
 
-ENDINGS: dict[str, tuple[str, ...]] = {"torch": (".pt2", ".pt", ".ts", ".py"), "python": (".py",)}
+ENDINGS: dict[str, tuple[str, ...]] = {"torch": (".pt2", ".pt", ".ts", ".py"), "python": (".py",), "onnx": (".onnx",)}
 """What each runtime reads."""
 
-TELLS_SIGNATURE = (".pt2", ".py")
+TELLS_SIGNATURE = (".pt2", ".py", ".onnx")
 """Files that can say what the model takes and gives (a class may, too)."""
 
 DEFAULT_ENTRY = "Model"

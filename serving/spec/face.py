@@ -17,7 +17,7 @@ from serving.state import GatewayLimits
 
 KIB, MIB = 1 << 10, 1 << 20
 
-Runtime = Literal["torch", "python"]
+Runtime = Literal["torch", "python", "onnx"]
 DTypeLabel = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BF16", "BYTES"
 ]  # fmt: skip
@@ -148,7 +148,7 @@ class OutputFace(Face):
 
 
 class SignatureFace(Face):
-    """What the model takes and gives. May be left out where the artefact tells it (.pt2)."""
+    """What the model takes and gives. May be left out where the artefact tells it (.pt2, .onnx)."""
 
     inputs: list[InputFace] = Field(min_length=1, description="Inputs, in the order in which the model takes them.")
     outputs: list[OutputFace] = Field(min_length=1, description="Outputs, in the order in which the model gives them.")
@@ -225,7 +225,7 @@ class SharedFace(Face):
 
     description: str = Field(default="", description="Words for people; shown in the status.")
     signature: Annotated[SignatureFace | None, _Given] = Field(
-        default=None, description="What the model takes and gives. May be left out where the artefact tells it (.pt2)."
+        default=None, description="What the model takes and gives. May be left out where the artefact tells it (.pt2, .onnx)."
     )
     batching: BatchingFace = Field(default_factory=BatchingFace, description="How requests are joined into batches.")
     execution: Execution = Field(
@@ -245,7 +245,7 @@ class VersionFace(SharedFace):
     )
     runtime: Annotated[Runtime | None, _Given] = Field(
         default=None,
-        description="What runs the artefact. Guessed from its ending where that is enough: .pt2, .pt, .ts are torch; .py needs it.",
+        description="What runs the artefact. Guessed from its ending (.pt2, .pt, .ts: torch; .onnx: onnx); .py needs it.",
     )
     entry: str = Field(default="", description="Class in the artefact that is the model, where that is a .py file. Left out: Model.")
     weights: str = Field(default="", description="Path of a state_dict in safetensors for that class, relative to this YAML file.")

@@ -20,7 +20,7 @@ class Echo: ...
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spec")
-    for name in ("a.pt2", "b.pt2", "a.pt", "w.safetensors", "a.onnx"):
+    for name in ("a.pt2", "b.pt2", "a.pt", "w.safetensors", "a.bin"):
         (folder / name).write_bytes(name.encode())
     (folder / "net.py").write_text(CODE)
     (folder / "bad.py").write_text("class Mlp:\n  def f(:\n")
@@ -176,8 +176,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:4:16: models.mlp.execution: expected one of inline, thread, got the text 'threads'; did you mean 'thread'?"],
     ),
     "runtime": (
-        model(version="{artefact: a.pt2, runtime: onnx}"),
-        ["f.yaml:3:46: models.mlp.versions.1.runtime: expected one of torch, python, got the text 'onnx'"],
+        model(version="{artefact: a.pt2, runtime: tensorflow}"),
+        ["f.yaml:3:46: models.mlp.versions.1.runtime: expected one of torch, python, onnx, got the text 'tensorflow'"],
     ),
     "dtype in numpy's words": (
         model(SIGNATURE.replace("FP32", "float32", 1)),
@@ -309,8 +309,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "unknown ending": (
-        model(version="{artefact: a.onnx}"),
-        ["f.yaml:3:30: models.mlp.versions.1.artefact: expected a file that ends with .pt2, .pt, .ts, .py, got 'a.onnx'"],
+        model(version="{artefact: a.bin}"),
+        ["f.yaml:3:30: models.mlp.versions.1.artefact: expected a file that ends with .pt2, .pt, .ts, .py, .onnx, got 'a.bin'"],
     ),
     "python without a runtime": (
         model(version="{artefact: net.py, entry: Mlp}"),
