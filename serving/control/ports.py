@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from serving.control.event import Event, Filter, Recorded, Verdict
 from serving.plan import DeploymentTarget, EngineSettings, Target
 from serving.state import GatewayState
 
@@ -69,24 +70,50 @@ class Cluster(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class YamlText:
+    """A file as it was when it was applied."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Revision:
-    """A Target as it was accepted. `at` in seconds since 1970."""
+    """A Target as it was accepted, and the text of the files that said so. `at` in seconds since 1970."""
 
     number: int
     target: Target
     author: str
     reason: str
     at: float
+    files: tuple[YamlText, ...] = ()
 
 
 class Store(Protocol):
-    """Keeps what must survive a restart."""
+    """Keeps what must survive a restart. May be used from several threads."""
 
     def latest(self) -> Revision | None:
         """Return the newest revision, None where there is none."""
 
-    def append(self, target: Target, author: str, reason: str, at: float) -> Revision:
-        """Keep a new revision; returned when it is on the disk."""
+    def history(self, count: int = 20, before: int = 0) -> list[Revision]:
+        """Return the newest revisions (of those below `before`), newest first."""
+
+    def revision(self, number: int) -> Revision | None:
+        """Return one revision, None where there is no such."""
+
+    def append(
+        self, target: Target, author: str, reason: str, at: float, files: Sequence[YamlText] = (), events: Iterable[Event] = ()
+    ) -> Revision:
+        """Keep a new revision, and with it the events that tell of it; returned when both are on the disk."""
+
+    def record(self, events: Iterable[Event], at: float) -> list[Recorded]:
+        """Chain events to the record."""
+
+    def events(self, which: Filter) -> list[Recorded]:
+        """Return the newest events that match, oldest first; with `after`, the first ones behind it."""
+
+    def verify(self, head: str = "") -> Verdict:
+        """Say whether the record is as it was written."""
 
     def next_publication(self) -> int:
         """Return a number that is higher than every one returned before, also across restarts."""

@@ -1,4 +1,6 @@
-"""SqliteStore: revisions of the Target in one SQLite file. Each write is on the disk (WAL, synchronous=FULL) when its call returns.
+"""SqliteStore: revisions of the Target, and events, in one SQLite file. A write is on the disk (WAL, synchronous=FULL) when its call returns.
+
+A database of an earlier release is brought to this one's tables when it is opened (`migrations/`); one of a later release is refused.
 
 The newest revision is also kept beside it, in a file of its own that is only ever replaced as a whole. A power cut in the middle of a
 write costs neither: SQLite drops an unfinished transaction, and a copy that is not complete is not there. Where the database itself
@@ -10,35 +12,29 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column as C
-from sqlalchemy import Float, Integer, MetaData, String, Table, Text, create_engine, event, insert, select
+from sqlalchemy import Connection, create_engine, event, insert, inspect, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError
 
-from serving.control.ports import Revision
+from serving.control import journal, schema
+from serving.control.event import Event, Filter, Recorded, Verdict, verify
+from serving.control.ports import Revision, YamlText
 from serving.errors import InvalidArgument, Unavailable
 from serving.plan import Target
 
-_schema = MetaData()
-_revisions = Table(
-    "revisions",
-    _schema,
-    C("number", Integer, primary_key=True, autoincrement=True),
-    C("target", Text, nullable=False),
-    C("author", String, nullable=False),
-    C("reason", String, nullable=False),
-    C("at", Float, nullable=False),
-    sqlite_autoincrement=True,
-)
-_counters = Table("counters", _schema, C("name", String, primary_key=True), C("value", Integer, nullable=False))
+_revisions, _counters = schema.revisions, schema.counters
 COPY = "latest.json"
+MIGRATE_S = 300.0
 
 
 class SqliteStore:
@@ -68,33 +64,101 @@ class SqliteStore:
         rows = self._read(1)
         return rows[0] if rows else None
 
-    def history(self, count: int = 20) -> list[Revision]:
-        """Return the newest revisions, newest first."""
-        return self._read(count)
+    def history(self, count: int = 20, before: int = 0) -> list[Revision]:
+        """Return the newest revisions, newest first. Those that this release cannot read are left out."""
+        return self._read(count, before, skip=True)
 
-    def append(self, target: Target, author: str, reason: str, at: float) -> Revision:
+    def revision(self, number: int) -> Revision | None:
+        """Raises InvalidArgument where another release wrote it."""
+        rows = self._read(1, number + 1)
+        return rows[0] if rows and rows[0].number == number else None
+
+    def append(
+        self, target: Target, author: str, reason: str, at: float, files: Sequence[YamlText] = (), events: Iterable[Event] = ()
+    ) -> Revision:
         row = {"target": json.dumps(target.to_json()), "author": author, "reason": reason, "at": at}
-        with self._clear(), self._engine.begin() as connection:
+        row["files"] = json.dumps([asdict(f) for f in files])
+        with self._writing() as connection:
             key = connection.execute(insert(_revisions).values(**row)).inserted_primary_key
-        assert key is not None
+            assert key is not None
+            journal.append(connection, [e.of_revision(key[0]) for e in events], at)
         with self._clear():
             _write_whole(self._file.with_name(COPY), json.dumps({"number": key[0], **row}))
-        return Revision(key[0], target, author, reason, at)
+        return Revision(key[0], target, author, reason, at, tuple(files))
 
     def next_publication(self) -> int:
         statement = upsert(_counters).values(name="publication", value=1)
         statement = statement.on_conflict_do_update(index_elements=["name"], set_={"value": _counters.c.value + 1})
-        with self._clear(), self._engine.begin() as connection:
+        with self._writing() as connection:
             return int(connection.execute(statement.returning(_counters.c.value)).scalar_one())
+
+    def record(self, events: Iterable[Event], at: float) -> list[Recorded]:
+        with self._writing() as connection:
+            return journal.append(connection, events, at)
+
+    def events(self, which: Filter) -> list[Recorded]:
+        with self._reading() as connection:
+            return journal.find(connection, which)
+
+    def verify(self, head: str = "") -> Verdict:
+        """Follow the chain of all events; `head`: see `event.verify`."""
+        with self._reading() as connection:
+            return verify(journal.every(connection), head)
+
+    def newest_event(self) -> int:
+        """Return the number of the last event, 0 where there is none."""
+        with self._reading() as connection:
+            return journal.newest(connection)
+
+    def delivered(self, url: str) -> int | None:
+        """Return the last event that this webhook has had, None where it has not been heard of."""
+        with self._reading() as connection:
+            return journal.delivered(connection, url)
+
+    def deliver(self, url: str, number: int) -> None:
+        """Note that this webhook has had all events up to this one."""
+        with self._writing() as connection:
+            journal.deliver(connection, url, number)
+
+    def copy(self, to: Path) -> None:
+        """Write the whole database into a new file, as it is at one moment, while it is in use."""
+        with self._clear(), closing(sqlite3.connect(to)) as other, self._engine.connect() as connection:
+            source = connection.connection.driver_connection
+            assert isinstance(source, sqlite3.Connection)
+            source.backup(other)
+        to.chmod(0o600)
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def _read(self, count: int) -> list[Revision]:
-        statement = select(_revisions).order_by(_revisions.c.number.desc()).limit(count)
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
         with self._clear(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Hold the write lock from the first statement on: what is read in the block is still so when it ends."""
+        with self._clear(), self._engine.execution_options(write=True).begin() as connection:
+            yield connection
+
+    def _read(self, count: int, before: int = 0, skip: bool = False) -> list[Revision]:
+        statement = select(_revisions).order_by(_revisions.c.number.desc()).limit(count)
+        if before:
+            statement = statement.where(_revisions.c.number < before)
+        with self._reading() as connection:
             rows = connection.execute(statement).all()
-        return [Revision(r.number, self._target(r.number, r.target), r.author, r.reason, r.at) for r in rows]
+        found = []
+        for r in rows:
+            try:
+                target = self._target(r.number, r.target)
+            except InvalidArgument:
+                if skip:
+                    continue
+                raise
+            files = tuple(YamlText(f["name"], f["text"]) for f in json.loads(r.files))
+            found.append(Revision(r.number, target, r.author, r.reason, r.at, files))
+        return found
 
     def _target(self, number: int, text: str) -> Target:
         try:
@@ -109,8 +173,12 @@ class SqliteStore:
     def _open(self) -> None:
         self._engine = create_engine(URL.create("sqlite", database=str(self._file)))
         event.listen(self._engine, "connect", _make_durable)
+        event.listen(self._engine, "begin", _begin)
         try:
-            _schema.create_all(self._engine)
+            release = self._release()
+            if release not in (schema.HEAD, ""):
+                self._engine.dispose()
+                self._migrate(release)
             with self._engine.connect() as connection:
                 found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
             if found != "ok":
@@ -120,24 +188,51 @@ class SqliteStore:
             raise
         self._file.chmod(0o600)
 
+    def _release(self) -> str:
+        """Return which release's tables are there. An empty database gets this one's."""
+        with self._engine.execution_options(write=True).begin() as connection:
+            tables = inspect(connection).get_table_names()
+            if schema.version.name in tables:
+                return str(connection.execute(select(schema.version)).scalar())
+            if _revisions.name in tables:
+                return "before there were migrations"
+            schema.metadata.create_all(connection)
+            connection.execute(insert(schema.version).values(version_num=schema.HEAD))
+            return ""
+
+    def _migrate(self, release: str) -> None:
+        """Raises Unavailable with what the migration says, where it cannot."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "serving.control.migrations", str(self._file)],
+            capture_output=True,
+            text=True,
+            timeout=MIGRATE_S,
+            check=False,
+        )
+        if ended.returncode:
+            last = (ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode}"])[-1]
+            raise Unavailable(f"{self._file} is of another release ({release}) and cannot be brought to this one: {last}")
+
     def _compare_with_copy(self) -> None:
         """Take the copy over where the database does not have it."""
         try:
             copy = json.loads(self._file.with_name(COPY).read_text())
-            row = {**{name: copy[name] for name in ("target", "author", "reason")}, "number": int(copy["number"]), "at": float(copy["at"])}
+            row = {**{name: copy[name] for name in ("target", "author", "reason")}, "number": int(copy["number"])}
+            row |= {"at": float(copy["at"]), "files": str(copy.get("files", "[]"))}
         except (OSError, ValueError, KeyError, TypeError):
             if self.recovered:
                 self.recovered += "; there is no copy of the last revision"
             return
-        with self._clear(), self._engine.begin() as connection:
+        with self._writing() as connection:
             newest = connection.execute(select(_revisions.c.number).order_by(_revisions.c.number.desc()).limit(1)).scalar() or 0
             if newest >= row["number"]:
                 return
             connection.execute(insert(_revisions).values(**row))
+            said = self.recovered or f"{self._file} had no revision {row['number']}"
+            self.recovered = f"{said}; revision {row['number']} comes from its copy"
+            journal.append(connection, [Event("store.recovered", self.recovered, revision=row["number"])], time.time())
             # publications have to go on above all that there were: seconds do, for there was never one a second
             connection.execute(upsert(_counters).values(name="publication", value=int(time.time())).on_conflict_do_nothing())
-        said = self.recovered or f"{self._file} had no revision {row['number']}"
-        self.recovered = f"{said}; revision {row['number']} comes from its copy"
 
     @contextmanager
     def _clear(self, damaged: bool = True) -> Iterator[None]:
@@ -180,8 +275,13 @@ def _write_whole(file: Path, text: str) -> None:
 
 
 def _make_durable(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # `_begin` says when a transaction begins; the driver would leave DDL out of it
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA busy_timeout=5000")
     cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN")

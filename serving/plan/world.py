@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from serving.plan.target import DeploymentTarget, EngineSettings
+from serving.plan.target import DeploymentTarget, EngineSettings, Target
 from serving.routing import RouteTable
 
 
@@ -46,6 +46,12 @@ class World:
     gateways: int = 0
     deployments: dict[str, Running] = field(default_factory=dict)
     routes: RouteTable = field(default_factory=RouteTable)
+
+    @classmethod
+    def of(cls, target: Target) -> Self:
+        """Return the world in which everything runs as this target says."""
+        running = {d.key: Running(d, d.replicas) for d in target.deployments}
+        return cls(target.settings, target.settings.gateways, running, target.routes)
 
     def to_json(self) -> dict[str, Any]:
         return {
