@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import bench, control, schema, up, validate
+from serving.cli import bench, control, record, schema, up, validate
 
 app = typer.Typer(
     name="serving",
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (up, control, validate, schema, bench):
+for _module in (up, control, record, validate, schema, bench):
     _module.register(app)
 
 

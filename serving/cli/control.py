@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import httpx
 import typer
 
+from serving.cli.files import texts, user_name
 from serving.cli.output import fail, print_json, print_lines, print_table, say
 from serving.spec import InvalidSpec, load
 
 DEFAULT_URL = "http://127.0.0.1:8003"
 POLL_S = 0.25
+Reason = Annotated[str, typer.Option(help="Why; kept with the revision and its events.")]
+Author = Annotated[str, typer.Option(help="Who; kept with the revision. Default: your user name.")]
 Url = Annotated[str, typer.Option("--url", envvar="SERVING_CONTROL_URL", help="The control API of the engine.")]
 Timeout = Annotated[float, typer.Option(min=0, help="Longest wait, in seconds, until everything is ready or has failed; 0: do not wait.")]
 
@@ -31,7 +34,8 @@ def apply(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files.")],
     url: Url = DEFAULT_URL,
     replace: Annotated[bool, typer.Option("--replace", help="Serve only what the files declare; other models end.")] = False,
-    reason: Annotated[str, typer.Option(help="Kept with the revision.")] = "",
+    reason: Reason = "",
+    author: Author = "",
     timeout: Timeout = 600.0,
 ) -> None:
     """Bring a running engine to what the files declare. Models that they do not name stay as they are."""
@@ -41,14 +45,15 @@ def apply(
         print_lines(map(str, invalid.problems))
         raise typer.Exit(1) from None
     names = ", ".join(str(f) for f in files)
-    order = {"target": target.to_json(), "replace": replace, "author": getpass.getuser(), "reason": reason or f"apply {names}"}
-    answer = _ask("POST", url, "/api/apply", json=order)
-    _follow(url, answer["revision"], timeout, set(target.routes.routes))
+    order = {"target": target.to_json(), "replace": replace, "author": author or user_name(), "reason": reason or f"apply {names}"}
+    order["texts"] = [{"name": name, "text": text} for name, text in texts(files)]
+    answer = ask("POST", url, "/api/apply", json=order)
+    follow(url, answer["revision"], timeout, set(target.routes.routes))
 
 
 def status(url: Url = DEFAULT_URL, json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
     """Show what runs. Exit code 0: every model answers, 1: not."""
-    answer = _ask("GET", url, "/api/status")
+    answer = ask("GET", url, "/api/status")
     if json:
         print_json(answer)
     else:
@@ -58,16 +63,21 @@ def status(url: Url = DEFAULT_URL, json: Annotated[bool, typer.Option("--json", 
 
 
 def delete(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")], url: Url = DEFAULT_URL, timeout: Timeout = 600.0
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")],
+    url: Url = DEFAULT_URL,
+    reason: Reason = "",
+    author: Author = "",
+    timeout: Timeout = 600.0,
 ) -> None:
     """End a model: its endpoint at once, its replicas when they have answered what they have."""
-    answer = _ask("DELETE", url, f"/api/models/{model}")
-    _follow(url, answer["revision"], timeout)
+    words = urlencode({"author": author or user_name(), "reason": reason})
+    answer = ask("DELETE", url, f"/api/models/{model}?{words}")
+    follow(url, answer["revision"], timeout)
 
 
 def down(url: Url = DEFAULT_URL, timeout: Timeout = 120.0) -> None:
     """End the engine: drain, then stop everything that `up` has started."""
-    _ask("POST", url, "/api/down", json={})
+    ask("POST", url, "/api/down", json={})
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         try:
@@ -91,13 +101,13 @@ def _print_status(answer: dict[str, Any]) -> None:
     print_lines(f"waiting: {line}" for line in answer["waiting"])
 
 
-def _follow(url: str, revision: int, timeout_s: float, models: Collection[str] = ()) -> None:
+def follow(url: str, revision: int, timeout_s: float, models: Collection[str] = ()) -> None:
     """Say how these models come up, until everything is settled. Ends the command with 1 where one has failed or the time is over."""
     say(f"revision {revision}")
     started = time.monotonic()
     told: dict[str, str] = {}
     while True:
-        answer = _ask("GET", url, "/api/status")
+        answer = ask("GET", url, "/api/status")
         for v in answer["versions"]:
             key, state = f"{v['model']}/{v['version']}", v["state"]
             if v["model"] in models and told.get(key) != state:
@@ -114,7 +124,7 @@ def _follow(url: str, revision: int, timeout_s: float, models: Collection[str] =
         fail(f"failed: {', '.join(failed)}")
 
 
-def _ask(method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:
+def ask(method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:
     """Return the API's answer; what went wrong ends the command with one sentence."""
     try:
         response = httpx.request(method, url.rstrip("/") + path, json=json, timeout=30.0, trust_env=False)

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from serving.cli.files import texts, user_name
 from serving.cli.output import fail, print_lines
 from serving.cluster import environment, leftovers
 from serving.cluster.boot import RUN_PREFIX, Boot
@@ -61,12 +62,14 @@ def up(
         ray_address=ray_address,
         engine=secrets.token_hex(8),
         started=started,
+        author=user_name(),
     )
     file = run_dir / "boot.json"
     file.write_text(boot.to_json())
     _write_secret(environment.token_file(boot))
     if target is not None:
         boot.target_file.write_text(json.dumps(target.to_json()))
+        boot.texts_file.write_text(json.dumps([[name, text] for name, text in texts(files or [])]))
     os.execve(sys.executable, [sys.executable, "-m", "serving.cluster", str(file)], environment.of(boot, os.environ))
 
 

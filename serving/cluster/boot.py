@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from serving.control.ports import YamlText
 from serving.plan import Target
 
 
@@ -20,6 +21,7 @@ class Boot:
     ray_address   a Ray that is there, or "" for one of our own
     engine        tag of this start; every process of it has it in its environment as SERVING_ENGINE
     started       when the command was given, on the machine's monotonic clock in seconds
+    author        who gave it
     """
 
     host: str
@@ -32,6 +34,7 @@ class Boot:
     ray_address: str
     engine: str
     started: float
+    author: str = "up"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -44,6 +47,15 @@ class Boot:
         """Return what the files say that `up` was given; None where it was given none: then the last revision runs again."""
         file = self.target_file
         return Target.from_json(json.loads(file.read_text())) if file.exists() else None
+
+    def files(self) -> tuple[YamlText, ...]:
+        """Return the text of the files that `up` was given."""
+        file = self.texts_file
+        return tuple(YamlText(name, text) for name, text in json.loads(file.read_text())) if file.exists() else ()
+
+    @property
+    def texts_file(self) -> Path:
+        return Path(self.run_dir) / "files.json"
 
     @property
     def target_file(self) -> Path:

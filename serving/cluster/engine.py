@@ -15,6 +15,8 @@ from serving.cluster.office import DOWN, Office
 from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
 from serving.cluster.serve_api import Application, ApplicationSeen
 from serving.cluster.session import Session
+from serving.control.acceptance import Act, accept
+from serving.control.event import Event
 from serving.control.store import SqliteStore
 from serving.errors import Internal, InvalidArgument, Unavailable
 from serving.plan import Target, key_of_app
@@ -45,7 +47,17 @@ def serve(session: Session) -> int:
         session.say("stopping")
     finally:
         engine.stop()
+        _note_the_end(session)
     return 0
+
+
+def _note_the_end(session: Session) -> None:
+    boot = session.boot
+    try:
+        with closing(SqliteStore(boot.database)) as store:
+            store.record([Event("engine.stopped", "the engine has drained and ended", before={"engine": boot.engine})], time.time())
+    except Unavailable as error:
+        log.warning("the end could not be recorded: %s", error.message)
 
 
 def _target(session: Session) -> Target:
@@ -55,6 +67,8 @@ def _target(session: Session) -> Target:
     with closing(SqliteStore(boot.database)) as store:
         if store.recovered:
             session.say(f"warning: {store.recovered}")
+        event = Event("engine.started", f"the engine starts on {boot.host}", who=boot.author, after={"engine": boot.engine})
+        store.record([event], time.time())
         try:
             latest = store.latest()
         except InvalidArgument as unreadable:
@@ -67,8 +81,7 @@ def _target(session: Session) -> Target:
                 lost = f" ({store.recovered})" if store.recovered else ""
                 raise InvalidArgument(f"nothing to serve: no file was given, and {boot.state_dir} has no earlier revision{lost}")
             return latest.target
-        if latest is None or latest.target != given:
-            store.append(given, "up", "files", time.time())
+        accept(store, latest, given, Act(boot.author, "up", "apply", boot.files()), time.time())
         return given
 
 

@@ -9,13 +9,14 @@ from typing import Any
 from serving.cluster import directory
 from serving.cluster.ray_cluster import GATEWAYS, RayCluster
 from serving.cluster.shell import enter
+from serving.control import record_api
 from serving.control.api import ApiServer, File, create_app
 from serving.control.controller import Controller
 from serving.control.desk import Desk
 from serving.control.runner import Runner, SystemClock
 from serving.control.store import SqliteStore
 from serving.plan import Target
-from serving.spec import Source, parse
+from serving.spec import Source, changed, parse
 from serving.state import DESK_SOCKET
 
 DOWN = "down"
@@ -28,11 +29,13 @@ class Office:
     def __init__(self, boot: str) -> None:
         told, _ = enter(boot, "controller")
         cluster = RayCluster(told)
-        self._runner = Runner(Controller(cluster, SqliteStore(told.database), SystemClock()))
+        store = SqliteStore(told.database)
+        self._runner = Runner(Controller(cluster, store, SystemClock()))
         directory.listen(GATEWAYS, lambda _: self._runner.wake())
         cluster.follow_gateways()
         down = Path(told.run_dir) / DOWN
-        app = create_app(self._runner, _parse, down.touch, {"urls": told.urls, "engine": told.engine})
+        about = {"urls": told.urls, "engine": told.engine}
+        app = create_app(self._runner, _parse, down.touch, about, [record_api.router(self._runner, store, changed, about)])
         self._api = ApiServer(app, told.host, told.control_port)
         self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {"status": lambda _: self._runner.status.to_json()})
         self._api.start()

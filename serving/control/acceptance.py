@@ -1,4 +1,4 @@
-"""accept: keeps a Target as a revision, with an event for each model that it changes. What a change means is told by plan.diff. Pure but for the store."""
+"""accept: keeps a Target as a revision, with an event for each model that it changes. What a change means, plan.diff tells."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def told(target: Target, model: str) -> dict[str, Any] | None:
 
 
 def route_told(route: Route) -> dict[str, Any]:
-    return _plain(asdict(route))
+    plain: dict[str, Any] = _plain(asdict(route))
+    return plain
 
 
 def _events(before: Target | None, after: Target, act: Act) -> Iterator[Event]:

@@ -4,7 +4,7 @@
     GET    /api/ready              200 when every stable version answers, else 503
     GET    /api/target             the accepted Target
     POST   /api/apply              {"target": Target} or {"files": [{"name", "text"}]}, "replace": false, "wait_s": 0
-    DELETE /api/models/{name}      ?wait_s=0
+    DELETE /api/models/{name}      ?wait_s=0&author=&reason=
     POST   /api/down               ends the engine
 
 A change is answered with its revision and the status. With wait_s it is answered when everything is settled: every gateway has
@@ -17,17 +17,20 @@ import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.control.edit import merged, without
+from serving.control.acceptance import Act
+from serving.control.author import author_of
+from serving.control.edit import Conflict, merged, without
+from serving.control.ports import YamlText
 from serving.control.runner import Runner
 from serving.errors import Code, InvalidArgument, ServingError, Unavailable
 from serving.plan import Target
@@ -48,6 +51,14 @@ class File(BaseModel):
     folder: str = "."
 
 
+class Text(BaseModel):
+    """The YAML that a Target was made from, kept with its revision."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    text: str
+
+
 class Apply(BaseModel):
     """What should run. `replace`: nothing else should."""
 
@@ -56,14 +67,15 @@ class Apply(BaseModel):
     files: list[File] | None = None
     replace: bool = False
     wait_s: Wait = 0.0
-    author: str = "api"
+    author: str = ""
     reason: str = "apply"
+    texts: list[Text] = []
 
 
 Parse = Callable[[list[File]], Target]
 
 
-def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: dict[str, Any]) -> FastAPI:
+def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: dict[str, Any], routers: Sequence[APIRouter] = ()) -> FastAPI:
     """Return the ASGI application. `about` is added to every status; `down` is to end the engine soon, not at once."""
     app = FastAPI(title="serving", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.middleware("http")(_same_site_only)
@@ -88,14 +100,17 @@ def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: di
         return runner.target.to_json()
 
     @app.post("/api/apply")
-    def apply(order: Apply) -> dict[str, Any]:
+    def apply(order: Apply, request: Request) -> dict[str, Any]:
         new = parse(order.files) if order.files is not None else _target_of(order)
-        revision = runner.change(lambda now: new if order.replace else merged(now, new), order.author, order.reason, new.routes.routes)
+        texts = tuple(YamlText(f.name, f.text) for f in order.files or order.texts)
+        act = Act(author_of(request, order.author), order.reason, "apply", texts)
+        revision = runner.change(lambda now: new if order.replace else merged(now, new), act, new.routes.routes)
         return answer(revision, order.wait_s)
 
     @app.delete("/api/models/{name}")
-    def delete(name: str, wait_s: Wait = 0.0) -> dict[str, Any]:
-        revision = runner.change(lambda now: without(now, name), "api", f"delete {name}")
+    def delete(name: str, request: Request, wait_s: Wait = 0.0, author: str = "", reason: str = "") -> dict[str, Any]:
+        act = Act(author_of(request, author), reason or f"delete {name}", "delete")
+        revision = runner.change(lambda now: without(now, name), act)
         return answer(revision, wait_s)
 
     @app.post("/api/down")
@@ -103,6 +118,8 @@ def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: di
         down()
         return {"stopping": True}
 
+    for more in routers:
+        app.include_router(more)
     return app
 
 
@@ -117,7 +134,7 @@ def _target_of(order: Apply) -> Target:
 
 async def _serving_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ServingError)
-    return JSONResponse({"error": error.message}, _STATUS.get(error.code, 500))
+    return JSONResponse({"error": error.message}, 409 if isinstance(error, Conflict) else _STATUS.get(error.code, 500))
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:

@@ -11,8 +11,12 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+from serving.control.acceptance import Act, accept
+from serving.control.event import Event
 from serving.control.ports import Acknowledged, Clock, Cluster, Revision, Seen, Store, VersionSeen
 from serving.control.status import GatewayStatus, State, Status, VersionStatus
+from serving.control.witness import Sight, Witness, memory
+from serving.errors import Unavailable
 from serving.plan import (
     ChangeSettings,
     DeploymentTarget,
@@ -39,6 +43,10 @@ ADOPT_AFTER_S = 5.0
 """What runs and is not known to a new controller is stopped only after this time; its own orders come first."""
 
 
+UNTOLD = 1000
+"""Events that wait for the disk; of more, the oldest are lost."""
+
+
 class Controller:
     """Not thread-safe: one thread calls `accept` and `tick`; `status` may be read from anywhere."""
 
@@ -58,6 +66,10 @@ class Controller:
         """Asked to stop, and not gone yet."""
         self._known: dict[str, tuple[State, float]] = {}
         """State of each version, and since when."""
+        self._seen = Seen()
+        self._witness = Witness(memory(store))
+        self._untold: list[Event] = []
+        """What has happened and could not be recorded yet."""
         self._started_at = clock.now()
         self.status = Status()
 
@@ -65,14 +77,23 @@ class Controller:
     def target(self) -> Target:
         return self._revision.target if self._revision else Target()
 
-    def accept(self, target: Target, author: str, reason: str, again: Collection[str] = ()) -> int:
+    @property
+    def revision(self) -> Revision | None:
+        return self._revision
+
+    @property
+    def world(self) -> World:
+        """What was asked for and seen last."""
+        return self._world(self._seen)
+
+    def accept(self, target: Target, act: Act, again: Collection[str] = ()) -> int:
         """Keep the target as a revision and return its number; the same target twice is one revision.
 
         Versions of the models `again` that have failed are tried again.
         """
-        if self._revision is None or self._revision.target != target:
-            self._revision = self._store.append(target, author, reason, self._clock.now())
-            log.info("revision %d by %s: %s", self._revision.number, author, reason)
+        before, self._revision = self._revision, accept(self._store, self._revision, target, act, self._clock.now())
+        if self._revision is not before:
+            log.info("revision %d by %s: %s", self._revision.number, act.author, act.reason)
         self._stop(v.key for v in self.status.versions if v.state == "failed" and v.model in again and v.key in self._asked)
         self.status = replace(self.status, revision=self._revision.number, settled=False)
         return self._revision.number
@@ -80,6 +101,7 @@ class Controller:
     def tick(self) -> None:
         """One round. Raises ServingError where the cluster cannot be asked; the next tick begins anew."""
         seen = self._cluster.observe()
+        self._seen = seen
         self._asked = {key: d for key, d in self._asked.items() if key in seen.versions}
         plan = diff(self.target, self._world(seen))
         held = {c.subject for c in plan.changes if isinstance(c, EditRoute) and not self._may_route(c, seen)}
@@ -87,6 +109,7 @@ class Controller:
         waiting += self._route(plan, seen, held)
         waiting += self._retire(plan, seen, held)
         self._report(seen, waiting)
+        self._note(seen)
 
     # Deciding
 
@@ -220,7 +243,35 @@ class Controller:
             gateways_wanted=wanted,
             edge=seen.edge,
             waiting=tuple(waiting),
+            answering={name: route.stable for name, route in self._routes.items()} if self._everywhere(seen) else {},
         )
+
+    def _everywhere(self, seen: Seen) -> bool:
+        """Whether every gateway has the routes, and there is one."""
+        return bool(seen.gateways) and self._state is not None and not self._behind(seen)
+
+    def _note(self, seen: Seen) -> None:
+        """Put what has happened since the last tick on record; what the disk does not take waits for the next."""
+        settled = {k for k, v in seen.versions.items() if not v.starting and not v.stopping and k in self._asked}
+        settled = {k for k in settled if seen.versions[k].running >= self._asked[k].replicas}
+        sight = Sight(
+            revision=self.status.revision,
+            versions=self.status.versions,
+            runs=frozenset(seen.versions),
+            settled=frozenset(settled),
+            routes=dict(self._routes) if self._everywhere(seen) else None,
+            asked=dict(self._asked),
+            gateways=len(seen.gateways),
+            gateways_wanted=self.target.settings.gateways,
+        )
+        self._untold = [*self._untold, *self._witness.tell(sight)][-UNTOLD:]
+        if self._untold:
+            try:
+                self._store.record(self._untold, self._clock.now())
+            except Unavailable as error:
+                log.warning("events wait for the disk: %s", error.message)
+            else:
+                self._untold = []
 
     def _dated(self, version: VersionStatus) -> VersionStatus:
         """Note a change of state; return the status with its time, and what people need to know of it in its reason."""

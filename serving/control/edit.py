@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.errors import NotFound
+from serving.control.acceptance import part_out
+from serving.errors import InvalidArgument, NotFound
 from serving.plan import Target
 from serving.routing import RouteTable
+
+
+class Conflict(InvalidArgument):
+    """What is asked for does not fit what is there now; the same request may have been right before."""
 
 
 def merged(current: Target, new: Target) -> Target:
@@ -31,9 +36,4 @@ def without(current: Target, model: str) -> Target:
     if model not in current.routes.routes:
         known = ", ".join(sorted(current.routes.routes)) or "none"
         raise NotFound(f"there is no model '{model}' (models: {known})")
-    return replace(
-        current,
-        deployments=tuple(d for d in current.deployments if d.plan.model != model),
-        routes=RouteTable(0, {name: route for name, route in current.routes.routes.items() if name != model}),
-        descriptions={k: v for k, v in current.descriptions.items() if k.split("/")[0] != model},
-    )
+    return part_out(current, model)

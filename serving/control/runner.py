@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+from serving.control.acceptance import Act
 from serving.control.controller import Controller
+from serving.control.ports import Revision
 from serving.control.status import Status
 from serving.errors import ServingError, Unavailable
-from serving.plan import Target
+from serving.plan import Target, World
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +60,17 @@ class Runner:
     def target(self) -> Target:
         return self._controller.target
 
-    def change(self, edit: Callable[[Target], Target], author: str, reason: str, again: Collection[str] = ()) -> int:
+    def change(self, edit: Callable[[Target], Target], act: Act, again: Collection[str] = ()) -> int:
         """Accept what `edit` makes of the target now; return its revision. Raises what `edit` raises. `again`: see Controller.accept."""
         with self._turned:
-            number = self._controller.accept(edit(self._controller.target), author, reason, again)
+            number = self._controller.accept(edit(self._controller.target), act, again)
         self._wanted.set()
         return number
+
+    def world(self) -> tuple[Revision | None, World]:
+        """Return the revision that is worked on, and what was asked for and seen last."""
+        with self._turned:
+            return self._controller.revision, self._controller.world
 
     def wait(self, revision: int, timeout_s: float) -> Status:
         """Return the status when the revision (or a later one) is settled, or when the time is over."""

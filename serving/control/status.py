@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 State = Literal["starting", "ready", "failed", "stopping"]
@@ -50,6 +50,7 @@ class Status:
     published  number of the routes that the gateways should have
     settled    nothing is left to do or to wait for: every version is ready or has failed, every gateway has the routes
     waiting    what is left to do, as sentences
+    answering  by endpoint, the stable version of the routes that every gateway has; empty while not every one has them
     """
 
     revision: int = 0
@@ -60,6 +61,7 @@ class Status:
     gateways_wanted: int = 0
     edge: str = ""
     waiting: tuple[str, ...] = ()
+    answering: dict[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> list[VersionStatus]:

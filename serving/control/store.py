@@ -1,4 +1,4 @@
-"""SqliteStore: revisions of the Target, and events, in one SQLite file. A write is on the disk (WAL, synchronous=FULL) when its call returns.
+"""SqliteStore: revisions of the Target, and events, in one SQLite file. Each write is on the disk (WAL, synchronous=FULL) when it returns.
 
 A database of an earlier release is brought to this one's tables when it is opened (`migrations/`); one of a later release is refused.
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.control.acceptance import route_told
-from serving.control.event import Event, Recorded
+from serving.control.event import Event, Filter, Recorded
+from serving.control.ports import Store
 from serving.control.status import VersionStatus
 from serving.plan import DeploymentTarget, code_version
 from serving.routing import Route
@@ -23,17 +24,28 @@ class Sight:
 
     versions  of the target, as the status has them      runs      keys that the cluster runs, wanted or not
     settled   versions (by key) whose replicas all run and none starts or stops
-    routes    that every gateway has      asked  what was last asked for, by key
+    routes    that every gateway has, None where that is not known      asked  what was last asked for, by key
     """
 
     revision: int
     versions: tuple[VersionStatus, ...]
     runs: frozenset[str]
     settled: frozenset[str]
-    routes: Mapping[str, Route]
+    routes: Mapping[str, Route] | None
     asked: Mapping[str, DeploymentTarget]
     gateways: int
     gateways_wanted: int
+
+
+MEMORY = 2000
+"""Events of each kind that a new controller looks at, to know what was told last."""
+
+
+def memory(store: Store) -> list[Recorded]:
+    """Return the events of the record that a Witness begins with."""
+    kinds = ("version", "traffic", "live", "gateways", "engine.started")
+    found = [event for kind in kinds for event in store.events(Filter(kind=kind, limit=MEMORY))]
+    return sorted(found, key=lambda r: r.number)
 
 
 class Witness:
@@ -82,8 +94,9 @@ class Witness:
             yield from self._version(v)
             yield from self._replicas(v, sight)
         yield from self._stopped(sight.runs, {v.key for v in sight.versions})
-        yield from self._traffic(sight.routes)
-        yield from self._lives(sight)
+        if sight.routes is not None:
+            yield from self._traffic(sight.routes)
+            yield from self._lives(sight, sight.routes)
         yield from self._gateway_count(sight)
 
     def _version(self, v: VersionStatus) -> Iterator[Event]:
@@ -91,7 +104,9 @@ class Witness:
         if v.state == "ready":
             self._up.add(v.key)
         if v.state == "ready" and said != "ready":
-            yield Event("version.ready", f"{v.key} is ready on {v.running} of {v.wanted} replicas", v.model, v.version, before=said, after="ready")
+            yield Event(
+                "version.ready", f"{v.key} is ready on {v.running} of {v.wanted} replicas", v.model, v.version, before=said, after="ready"
+            )
         elif v.state == "failed" and said != "failed":
             yield Event("version.failed", f"{v.key} has failed: {v.reason}", v.model, v.version, before=said, after="failed")
         elif v.state == "starting" and said == "ready" and v.key in self._up:
@@ -129,15 +144,15 @@ class Witness:
     def _traffic(self, routes: Mapping[str, Route]) -> Iterator[Event]:
         for name, route in routes.items():
             before, after = self._routes.get(name), route_told(route)
-            if before != after:
+            if before is None or _split(before) != _split(after):
                 said = f"every gateway sends {name} to version {route.stable}"
                 yield Event("traffic", said, name, route.stable, before=before, after=after)
         for name in [n for n in self._routes if n not in routes]:
             yield Event("traffic", f"no gateway knows {name} any more", name, before=self._routes[name])
 
-    def _lives(self, sight: Sight) -> Iterator[Event]:
+    def _lives(self, sight: Sight, routes: Mapping[str, Route]) -> Iterator[Event]:
         ready = {v.key for v in sight.versions if v.state == "ready"}
-        for name, route in sight.routes.items():
+        for name, route in routes.items():
             key = f"{name}/{route.stable}"
             asked = sight.asked.get(key)
             if asked is None or key not in ready or key not in sight.settled:
@@ -152,3 +167,8 @@ class Witness:
         if before == now or (before is None and now < sight.gateways_wanted):
             return
         yield Event("gateways", f"{now} of {sight.gateways_wanted} gateways take traffic", before=before, after=now)
+
+
+def _split(route: dict[str, Any]) -> dict[str, Any]:
+    """Return who gets what of a route; which versions can be asked for by number is no matter of traffic."""
+    return {name: value for name, value in route.items() if name != "versions"}

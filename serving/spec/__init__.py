@@ -4,8 +4,9 @@ load(files) -> Target        raises InvalidSpec (a SpecError) with every problem
 json_schema() -> dict        the JSON Schema of a file, for editors
 """
 
+from serving.spec.contents import changed
 from serving.spec.json_schema import json_schema
 from serving.spec.load import Source, load, parse
 from serving.spec.problem import InvalidSpec, Problem
 
-__all__ = ["InvalidSpec", "Problem", "Source", "json_schema", "load", "parse"]
+__all__ = ["InvalidSpec", "Problem", "Source", "changed", "json_schema", "load", "parse"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from serving.control.ports import Acknowledged, Revision, Seen, VersionSeen
+from serving.control.event import GENESIS, Event, Filter, Recorded, Verdict, chained, verify
+from serving.control.ports import Acknowledged, Revision, Seen, VersionSeen, YamlText
 from serving.hosting import VersionPlan
 from serving.plan import DeploymentTarget, EngineSettings, Target
 from serving.routing import Route, RouteTable
@@ -74,14 +75,48 @@ class FakeCluster:
 class FakeStore:
     def __init__(self) -> None:
         self.revisions: list[Revision] = []
+        self.recorded: list[Recorded] = []
         self.publications = 0
 
     def latest(self) -> Revision | None:
         return self.revisions[-1] if self.revisions else None
 
-    def append(self, target: Target, author: str, reason: str, at: float) -> Revision:
-        self.revisions.append(Revision(len(self.revisions) + 1, target, author, reason, at))
+    def history(self, count: int = 20, before: int = 0) -> list[Revision]:
+        return [r for r in reversed(self.revisions) if not before or r.number < before][:count]
+
+    def revision(self, number: int) -> Revision | None:
+        return next((r for r in self.revisions if r.number == number), None)
+
+    def append(
+        self, target: Target, author: str, reason: str, at: float, files: Sequence[YamlText] = (), events: Iterable[Event] = ()
+    ) -> Revision:
+        self.revisions.append(Revision(len(self.revisions) + 1, target, author, reason, at, tuple(files)))
+        self.record([e.of_revision(len(self.revisions)) for e in events], at)
         return self.revisions[-1]
+
+    def record(self, events: Iterable[Event], at: float) -> list[Recorded]:
+        before = len(self.recorded)
+        for event in events:
+            previous = self.recorded[-1].hash if self.recorded else GENESIS
+            self.recorded.append(chained(event, len(self.recorded) + 1, at, previous))
+        return self.recorded[before:]
+
+    def events(self, which: Filter) -> list[Recorded]:
+        found = [
+            r for r in self.recorded if r.number > which.after and (r.event.kind + ".").startswith(which.kind + "." * bool(which.kind))
+        ]
+        found = [r for r in found if which.model in ("", r.event.model) and r.at >= which.since]
+        return found[: which.limit] if which.after else found[-which.limit :]
+
+    def verify(self, head: str = "") -> Verdict:
+        return verify(self.recorded, head)
+
+    def kinds(self) -> list[str]:
+        """What was recorded since the last question, in words."""
+        said, self.said_up_to = self.recorded[self.said_up_to :], len(self.recorded)
+        return [" ".join(filter(None, (r.event.kind, f"{r.event.model}/{r.event.version}".strip("/")))) for r in said]
+
+    said_up_to = 0
 
     def next_publication(self) -> int:
         self.publications += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from serving.control.acceptance import Act
 from serving.control.controller import ADOPT_AFTER_S, Controller
 from serving.control.ports import VersionSeen
 from tests.control.fake_cluster import FakeClock, FakeCluster, FakeStore, target
@@ -26,7 +27,7 @@ class Scene:
 
     def up(self, *keys: str) -> None:
         """Bring an engine to where these versions answer."""
-        self.controller.accept(target(*keys), "test", "start")
+        self.controller.accept(target(*keys), Act("test", "start"))
         self.cluster.gateways = {"a"}
         self.ticks()
         self.cluster.come_up(*keys)
@@ -43,7 +44,7 @@ def scene() -> Scene:
 
 
 def test_a_new_engine_starts_everything_at_once_and_routes_before_it_is_ready(scene: Scene) -> None:
-    scene.controller.accept(target("mlp/1", "echo/1"), "test", "")
+    scene.controller.accept(target("mlp/1", "echo/1"), Act("test", ""))
     assert scene.ticks() == ["resize 1", "deploy mlp/1 x1", "deploy echo/1 x1"]
     scene.cluster.gateways = {"a"}
     assert scene.ticks() == ["publish mlp→1 of 1, echo→1 of 1"]
@@ -59,7 +60,7 @@ def test_a_settled_engine_is_left_alone(scene: Scene) -> None:
 
 def test_traffic_moves_only_when_the_new_version_answers(scene: Scene) -> None:
     scene.up("mlp/1")
-    scene.controller.accept(target("mlp/1", "mlp/2"), "test", "")
+    scene.controller.accept(target("mlp/1", "mlp/2"), Act("test", ""))
     assert scene.ticks() == ["deploy mlp/2 x1", "publish mlp→1 of 1 2"]
     assert any("when version 2 is ready" in line for line in scene.controller.status.waiting)
     scene.cluster.come_up("mlp/2")
@@ -69,7 +70,7 @@ def test_traffic_moves_only_when_the_new_version_answers(scene: Scene) -> None:
 
 def test_an_old_version_stops_after_every_gateway_has_the_new_routes(scene: Scene) -> None:
     scene.up("mlp/1")
-    scene.controller.accept(target("mlp/2"), "test", "")
+    scene.controller.accept(target("mlp/2"), Act("test", ""))
     assert scene.ticks() == ["deploy mlp/2 x1", "publish mlp→1 of 1 2"]
     scene.cluster.come_up("mlp/2")
     scene.ticks()
@@ -86,7 +87,7 @@ def test_an_old_version_stops_after_every_gateway_has_the_new_routes(scene: Scen
 
 def test_a_version_that_fails_keeps_the_old_one_in_traffic(scene: Scene) -> None:
     scene.up("mlp/1")
-    scene.controller.accept(target("mlp/2"), "test", "")
+    scene.controller.accept(target("mlp/2"), Act("test", ""))
     scene.ticks()
     scene.cluster.fail("mlp/2", "no such file")
     assert scene.ticks(2) == []
@@ -97,7 +98,7 @@ def test_a_version_that_fails_keeps_the_old_one_in_traffic(scene: Scene) -> None
 
 
 def test_one_failed_model_does_not_keep_the_others_from_being_settled(scene: Scene) -> None:
-    scene.controller.accept(target("mlp/1", "bad/1"), "test", "")
+    scene.controller.accept(target("mlp/1", "bad/1"), Act("test", ""))
     scene.cluster.gateways = {"a"}
     scene.ticks()
     scene.cluster.come_up("mlp/1")
@@ -110,19 +111,19 @@ def test_one_failed_model_does_not_keep_the_others_from_being_settled(scene: Sce
 
 def test_a_deleted_model_leaves_the_routes_before_its_replicas_stop(scene: Scene) -> None:
     scene.up("mlp/1", "echo/1")
-    scene.controller.accept(target("mlp/1"), "test", "")
+    scene.controller.accept(target("mlp/1"), Act("test", ""))
     assert scene.ticks() == ["publish mlp→1 of 1", "retire echo/1"]
 
 
 def test_a_failed_version_is_tried_again_when_its_model_is_applied(scene: Scene) -> None:
-    scene.controller.accept(target("bad/1"), "test", "")
+    scene.controller.accept(target("bad/1"), Act("test", ""))
     scene.cluster.gateways = {"a"}
     scene.ticks()
     scene.cluster.fail("bad/1", "no such file")
     scene.ticks()
-    scene.controller.accept(target("bad/1"), "test", "again", ["other"])
+    scene.controller.accept(target("bad/1"), Act("test", "again"), ["other"])
     assert scene.ticks() == []
-    scene.controller.accept(target("bad/1"), "test", "again", ["bad"])
+    scene.controller.accept(target("bad/1"), Act("test", "again"), ["bad"])
     assert scene.ticks() == ["retire bad/1"]
     assert scene.states() == {"bad/1": "starting"}
     scene.cluster.go("bad/1")
@@ -131,7 +132,7 @@ def test_a_failed_version_is_tried_again_when_its_model_is_applied(scene: Scene)
 
 
 def test_what_cannot_be_placed_is_not_started_and_says_why(scene: Scene) -> None:
-    scene.controller.accept(target("big/1"), "test", "")
+    scene.controller.accept(target("big/1"), Act("test", ""))
     scene.cluster.short["big/1"] = "needs 1 GPU, the cluster has 0"
     scene.cluster.gateways = {"a"}
     assert scene.ticks(2) == ["resize 1", "publish big→1 of 1"]
@@ -151,7 +152,7 @@ def test_a_new_controller_leaves_running_versions_alone(scene: Scene) -> None:
 
 def test_a_new_controller_stops_what_nobody_knows(scene: Scene) -> None:
     scene.cluster.come_up("stray/1")
-    scene.controller.accept(target("mlp/1"), "test", "")
+    scene.controller.accept(target("mlp/1"), Act("test", ""))
     assert "retire stray/1" not in scene.ticks()
     scene.clock.time += ADOPT_AFTER_S + 1
     assert "retire stray/1" in scene.ticks()
@@ -173,7 +174,7 @@ def test_a_gateway_that_comes_late_gets_the_routes(scene: Scene) -> None:
 
 def test_scaling_restarts_nothing(scene: Scene) -> None:
     scene.up("mlp/1")
-    scene.controller.accept(target("mlp/1", replicas=3), "test", "")
+    scene.controller.accept(target("mlp/1", replicas=3), Act("test", ""))
     assert scene.ticks() == ["deploy mlp/1 x3"]
 
 
@@ -185,12 +186,12 @@ def test_replicas_that_go_while_one_answers_leave_the_version_ready(scene: Scene
 
 
 def test_the_same_target_twice_is_one_revision(scene: Scene) -> None:
-    first = scene.controller.accept(target("mlp/1"), "test", "")
-    assert scene.controller.accept(target("mlp/1"), "test", "") == first
+    first = scene.controller.accept(target("mlp/1"), Act("test", ""))
+    assert scene.controller.accept(target("mlp/1"), Act("test", "")) == first
 
 
 def test_a_failed_start_tells_since_when_and_when_the_next_try_is(scene: Scene) -> None:
-    scene.controller.accept(target("bad/1"), "test", "")
+    scene.controller.accept(target("bad/1"), Act("test", ""))
     scene.cluster.gateways = {"a"}
     scene.ticks()
     scene.cluster.versions["bad/1"] = VersionSeen(starting=1, failed=True, reason="no such file", failures=3, since=990.0, next_try=1004.0)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving.control.event import Event, Filter
+from serving.control.ports import YamlText
 from serving.control.store import COPY, SqliteStore
 from serving.errors import InvalidArgument, Unavailable
 from tests.control.fake_cluster import target
@@ -184,3 +188,87 @@ def test_a_torn_write_costs_at_most_what_was_not_promised(tmp_path: Path, data: 
     assert found.number in ((2,) if promised else (1, 2))
     assert found.target == target(f"mlp/{found.number}")
     again.close()
+
+
+def test_a_revision_keeps_the_text_of_its_files_and_its_events(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    files = (YamlText("mlp.yaml", "models: {}  # ä\n"),)
+    first = store.append(target("mlp/1"), "ann", "first", 1.5, files, [Event("apply", "mlp/1 starts", "mlp")])
+    assert store.revision(1) == first
+    assert store.revision(2) is None
+    assert first.files == files
+    assert [(r.number, r.event.kind, r.event.revision) for r in store.events(Filter())] == [(1, "apply", 1)]
+    store.close()
+
+
+def test_events_are_found_by_model_kind_time_and_number(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    for n, kind in enumerate(["apply", "version.ready", "version.failed", "versions"]):
+        store.record([Event(kind, "", model) for model in ("a", "b")], at=float(n))
+
+    def found(**which: Any) -> list[int]:
+        return [r.number for r in store.events(Filter(**which))]
+
+    assert found() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert found(model="b") == [2, 4, 6, 8]
+    assert found(kind="version") == [3, 4, 5, 6]
+    assert found(kind="version.ready") == [3, 4]
+    assert found(since=2.0) == [5, 6, 7, 8]
+    assert found(limit=2) == [7, 8]
+    assert found(after=3, limit=2) == [4, 5]
+    assert store.newest_event() == 8
+    store.close()
+
+
+def test_an_event_that_was_edited_in_the_file_shows(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    recorded = store.record([Event("apply", "x", "mlp", who="ann"), Event("apply", "y", "mlp", who="bob")], 1.5)
+    assert store.verify().to_json() == {"events": 2, "head": recorded[1].hash, "problem": "", "intact": True}
+    for edit in ("update events set body = replace(body, 'ann', 'eve') where number = 1", "update events set body = '}' where number = 1"):
+        with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+            connection.execute(edit)
+            connection.commit()
+        assert store.verify().problem == "event 1 (apply mlp) was changed after it was recorded"
+    store.close()
+
+
+def test_two_processes_that_record_make_one_chain(tmp_path: Path) -> None:
+    stores = [SqliteStore(tmp_path / "state.db") for _ in range(2)]
+
+    def write(store: SqliteStore) -> None:
+        for n in range(20):
+            store.record([Event("apply", str(n))], float(n))
+
+    threads = [threading.Thread(target=write, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = stores[0].verify()
+    assert (found.events, found.problem) == (40, "")
+    for store in stores:
+        store.close()
+
+
+def test_what_a_webhook_has_had_is_remembered(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    assert store.delivered("http://a") is None
+    store.deliver("http://a", 3)
+    store.deliver("http://a", 5)
+    store.close()
+    again = SqliteStore(tmp_path / "state.db")
+    assert again.delivered("http://a") == 5
+    again.close()
+
+
+def test_a_copy_is_whole_while_the_database_is_written_to(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    store.append(target("mlp/1"), "ann", "", 1.5, events=[Event("apply", "x")])
+    (tmp_path / "elsewhere").mkdir()
+    store.copy(tmp_path / "elsewhere" / "state.db")
+    store.append(target("mlp/2"), "ann", "", 2.5)
+    store.close()
+    copy = SqliteStore(tmp_path / "elsewhere" / "state.db")
+    assert copy.verify().events == 1
+    assert copy.revision(1) is not None
+    copy.close()

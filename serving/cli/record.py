@@ -1,0 +1,113 @@
+"""`serving history | rollback | events`: what was changed and has happened, and the way back."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+import typer
+
+from serving.cli.control import DEFAULT_URL, Author, Reason, Timeout, Url, ask, follow
+from serving.cli.files import user_name
+from serving.cli.moment import moment, shown
+from serving.cli.output import fail, print_json, print_lines, print_table, say
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+MOVED_S = 2.0
+"""How long it is looked for closely whether the traffic has moved; a version that has to start takes longer."""
+POLL_S = 0.02
+
+
+def register(app: typer.Typer) -> None:
+    app.command("history")(history)
+    app.command("rollback")(rollback)
+    app.command("events")(events)
+
+
+def history(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Only what changed this model.")] = "",
+    show: Annotated[int, typer.Option(min=0, help="Print the YAML of this revision as it was applied.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20,
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """List revisions: when, by whom, why, and what each of them meant."""
+    if show:
+        found = ask("GET", url, f"/api/revisions/{show}")
+        if json:
+            print_json(found)
+        elif not found["files"]:
+            fail(f"revision {show} came without files; --json prints its target")
+        else:
+            print_lines(line for f in found["files"] for line in (f"# {f['name']}", f["text"].rstrip("\n")))
+        return
+    found = ask("GET", url, f"/api/history?{urlencode({'model': model, 'limit': limit})}")
+    if json:
+        print_json(found)
+        return
+    rows = [[r["revision"], shown(r["at"]), r["author"], r["reason"], "; ".join(r["effects"])] for r in found["revisions"]]
+    print_table(["revision", "time", "author", "reason", "what it meant"], rows)
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")],
+    to: Annotated[int, typer.Option(min=0, help="Revision. Left out: the newest in which the model was another.")] = 0,
+    url: Url = DEFAULT_URL,
+    reason: Reason = "",
+    author: Author = "",
+    timeout: Timeout = 600.0,
+) -> None:
+    """Bring one model back to what it was in an earlier revision, as a new revision. Other models and settings stay.
+
+    Where the old version still runs, traffic moves to it at once; else it is started from its record first, and what answers now
+    answers until it is ready. A version whose files are no longer what they were is not started (exit code 1).
+    """
+    started = time.monotonic()
+    order = {"to": to, "author": author or user_name(), "reason": reason}
+    answer = ask("POST", url, f"/api/models/{quote(model, safe='')}/rollback", json=order)
+    say(f"{model} goes back to revision {answer['to']}")
+    stable, revision = answer["stable"], answer["revision"]
+    while answer["answering"].get(model) != stable and time.monotonic() - started < min(MOVED_S, timeout):
+        time.sleep(POLL_S)
+        answer = ask("GET", url, "/api/status")
+    if answer["answering"].get(model) == stable:
+        say(f"{time.monotonic() - started:6.2f} s  every gateway sends {model} to version {stable}")
+    follow(url, revision, timeout, {model})
+
+
+def events(
+    model: Annotated[str, typer.Option(help="Of this model only.")] = "",
+    kind: Annotated[str, typer.Option(help="Of this kind only, or of those that begin so: rollback, version, replica.lost.")] = "",
+    since: Annotated[str, typer.Option(help="So long ago (15m, 2h, 30d), or a date.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, the newest.")] = 100,
+    verify: Annotated[bool, typer.Option("--verify", help="Check that no event was edited, put in or taken out.")] = False,
+    head: Annotated[str, typer.Option(help="With --verify: a hash noted earlier, which has to be in the record.")] = "",
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """List what was changed and what has happened, oldest first.
+
+    Exit code of --verify: 0 the chain of hashes holds, 1 it does not. Note the head that it prints elsewhere: with --head it proves
+    later that nothing up to there has been rewritten.
+    """
+    if verify or head:
+        _verify(url, head, json)
+        return
+    words = {"model": model, "kind": kind, "since": moment(since) if since else 0.0, "limit": limit}
+    found = ask("GET", url, f"/api/events?{urlencode(words)}")
+    if json:
+        print_json(found)
+        return
+    rows = [[e["number"], shown(e["at"]), e["kind"], e["model"], e["who"], e["what"], e["why"]] for e in found["events"]]
+    print_table(["event", "time", "kind", "model", "who", "what", "why"], rows)
+
+
+def _verify(url: str, head: str, json: bool) -> None:
+    found: dict[str, Any] = ask("GET", url, f"/api/events/verify?{urlencode({'head': head})}")
+    if json:
+        print_json(found)
+    else:
+        print_lines([found["problem"] or f"intact: {found['events']} events, head {found['head']}"])
+    if found["problem"]:
+        raise typer.Exit(1)
