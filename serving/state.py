@@ -38,20 +38,47 @@ class GatewayLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedRegion:
+    """A client's shared memory, as it was when it was registered. device, inode: of the file, which another may have replaced since."""
+
+    name: str
+    key: str
+    offset: int
+    nbytes: int
+    device: int = 0
+    inode: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayState:
     """Routes, limits and names. A gateway keeps the last one while the controller is away."""
 
     routes: RouteTable = field(default_factory=RouteTable)
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     server_name: str = "serving"
+    client_shm: bool = False
+    """Clients may register shared memory."""
+    regions: tuple[SharedRegion, ...] = ()
 
     @property
     def revision(self) -> int:
         return self.routes.revision
 
     def to_json(self) -> dict[str, Any]:
-        return {"routes": self.routes.to_json(), "limits": asdict(self.limits), "server_name": self.server_name}
+        return {
+            "routes": self.routes.to_json(),
+            "limits": asdict(self.limits),
+            "server_name": self.server_name,
+            "client_shm": self.client_shm,
+            "regions": [asdict(r) for r in self.regions],
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GatewayState:
-        return cls(RouteTable.from_json(value["routes"]), GatewayLimits(**value["limits"]), value["server_name"])
+        return cls(
+            RouteTable.from_json(value["routes"]),
+            GatewayLimits(**value["limits"]),
+            value["server_name"],
+            value["client_shm"],
+            tuple(SharedRegion(**r) for r in value["regions"]),
+        )

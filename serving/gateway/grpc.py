@@ -19,6 +19,7 @@ from serving.gateway.head import Action, Head
 from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
+from serving.gateway.special import SpecialCall
 from serving.gateway.stream import InferStream, WatchStream, check_version
 from serving.inference import Buffer, InferResponse
 from serving.protocol import messages, metadata, model_config
@@ -93,7 +94,10 @@ class GrpcApi:
         client = service.ask(served, connection.client) if service.clients is not None else None
         request, plan = served.grpc.decode(asked)
         request.deadline = deadline
-        connection.work = service.submit(served, request, connection, plan, "grpc", client)
+        if plan.special is None:
+            connection.work = service.submit(served, request, connection, plan, "grpc", client)
+        else:
+            connection.work = SpecialCall(service, served, request, connection, plan, "grpc", client).start()
 
     def _answer(self, connection: GrpcExchange, call: Call, response: InferResponse) -> None:
         if response.code is not Code.OK:

@@ -15,6 +15,7 @@ from serving.gateway.http import HttpConnection
 from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
+from serving.gateway.special import SpecialCall
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
 from serving.protocol import metadata, model_config
@@ -92,14 +93,20 @@ class RestApi:
             self._decompress(connection, head, body, served, client)
             return
         request, plan = served.rest.decode(body, head.inference_header_length)
-        connection.work = service.submit(served, request, connection, plan, "rest", client)
+        if plan.special is None:
+            connection.work = service.submit(served, request, connection, plan, "rest", client)
+        else:
+            connection.work = SpecialCall(service, served, request, connection, plan, "rest", client).start()
 
     def _decompress(self, connection: HttpConnection, head: Head, body: Buffer, served: Served, client: Client | None) -> None:
         service = self._service
 
         def infer(plain: Buffer) -> None:
             request, plan = served.rest.decode(plain, head.inference_header_length)
-            connection.work = service.submit(served, request, connection, plan, "rest", client)
+            if plan.special is None:
+                connection.work = service.submit(served, request, connection, plan, "rest", client)
+            else:
+                connection.work = SpecialCall(service, served, request, connection, plan, "rest", client).start()
 
         work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_body_bytes)
         if len(body) < OFFLOAD_BYTES:

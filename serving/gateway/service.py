@@ -25,6 +25,7 @@ from serving.gateway.client_limits import Client, ClientLimits
 from serving.gateway.deadlines import Deadlines
 from serving.gateway.load import QUEUED_US, RANKS, Load
 from serving.gateway.peers import TICK_S, PeerAddress, Peers
+from serving.gateway.regions import Regions
 from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import Tally
 from serving.inference import InferRequest, InferResponse
@@ -59,6 +60,7 @@ class Service:
         self.limits = limits
         self.server_name = GatewayState().server_name
         self.admission = Admission(limits)
+        self.regions = Regions()
         self.clients: ClientLimits | None = None
         """Limits of each client, where there are any."""
         self._loop = loop
@@ -92,6 +94,7 @@ class Service:
             self.admission.limit(state.limits)
             self._limit_clients(state.limits)
             self._peers.limit(state.limits)
+            self.regions.apply(state.client_shm, state.regions)
             self._resolve_all()
         return self._revision
 
@@ -430,6 +433,7 @@ class Service:
                 self._take_back(call)
                 self._fail(call, Unavailable(STOPPING, retry_after_s=1.0))
         self._peers.close("gateway is stopping")
+        self.regions.close()
         if self._memory is not None:
             self._memory.arena.close()
             self._memory = None

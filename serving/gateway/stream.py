@@ -17,7 +17,9 @@ from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unava
 from serving.gateway.call import Call
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Head
+from serving.gateway.ports import Cancellable
 from serving.gateway.service import DEADLINE, STOPPING, Service
+from serving.gateway.special import SpecialCall
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
 from serving.protocol import messages
@@ -177,7 +179,10 @@ class InferStream(_Open):
             client = service.ask(served, self.connection.client) if service.clients is not None else None
             request, plan = served.grpc.decode(asked)
             request.deadline = self._deadline
-            slot.call = service.submit(served, request, slot, plan, "grpc", client)
+            if plan.special is None:
+                slot.call = service.submit(served, request, slot, plan, "grpc", client)
+            else:
+                slot.call = SpecialCall(service, served, request, slot, plan, "grpc", client).start()
         except ServingError as error:
             slot.error = error
             self._flush()
@@ -238,7 +243,7 @@ class _Slot:
     def __init__(self, stream: InferStream, nbytes: int) -> None:
         self.stream = stream
         self.nbytes = nbytes
-        self.call: Call | None = None
+        self.call: Cancellable | None = None
         self.id = ""
         self.parts: list[Buffer] | None = None
         self.error: ServingError | None = None

@@ -5,6 +5,8 @@ A head (the message without id and raw contents, see `grpc_head`) that was read 
 
 from __future__ import annotations
 
+from typing import Final
+
 from serving.errors import SignatureMismatch
 from serving.inference import Buffer, InferRequest, InferResponse, Layout
 from serving.protocol.check import Accepted, Contract
@@ -13,35 +15,47 @@ from serving.protocol.grpc_head import GrpcHead
 from serving.protocol.grpc_request import Declared, no_data, read_contents
 from serving.protocol.recent import Recent
 from serving.protocol.schema import ModelInferRequest, parse
+from serving.protocol.special import Special, shared_inputs
 from serving.tensor import Signature
+
+_NO_RAW: Final = memoryview(b"")
 
 
 class GrpcPlan:
-    """How the answer to one request is to be written."""
+    """How the answer to one request is to be written; `special`: and what is to be done before and after the model."""
 
-    __slots__ = ("answer", "id")
+    __slots__ = ("answer", "id", "special")
 
-    def __init__(self, answer: GrpcAnswer, id: str) -> None:
+    def __init__(self, answer: GrpcAnswer, id: str, special: Special | None = None) -> None:
         self.answer = answer
         self.id = id
+        self.special = special
 
 
 class _Known:
     """What a head without typed contents means.
 
-    layout   None where the raws are not the payload as they stand: another order, or BYTES to be looked at
+    layout   None where the raws are not the payload as they stand: another order, BYTES to be looked at, or shared memory
+    regions  per input: bytes that lie in shared memory, -1 for an input that has its own; () where none does
     single   size of the input where it is the only one, else -1
     """
 
-    __slots__ = ("accepted", "answer", "layout", "plan", "priority", "single", "sizes", "timeout_us")
+    __slots__ = ("accepted", "answer", "layout", "plan", "priority", "regions", "single", "sizes", "special", "timeout_us")
 
-    def __init__(self, accepted: Accepted, answer: GrpcAnswer, priority: int, timeout_us: int) -> None:
+    def __init__(self, accepted: Accepted, answer: GrpcAnswer, priority: int, timeout_us: int, special: Special | None) -> None:
         self.accepted = accepted
         self.answer = answer
-        self.plan = GrpcPlan(answer, "")
+        self.special = special
+        self.plan = GrpcPlan(answer, "", special)
         self.priority = priority
         self.timeout_us = timeout_us
-        self.layout: Layout | None = accepted.layout if accepted.order is None else None
+        self.regions: tuple[int, ...] = ()
+        if special is not None and special.inputs:
+            placed = {item.place: item.region.nbytes for item in special.inputs}
+            order = accepted.order or range(len(accepted.specs))
+            by_position = {position: placed.get(place, -1) for place, position in enumerate(order)}
+            self.regions = tuple([by_position[i] for i in range(len(accepted.specs))])
+        self.layout: Layout | None = accepted.layout if accepted.order is None and not self.regions else None
         self.sizes = list(accepted.sizes)
         self.single = self.sizes[0] if len(self.sizes) == 1 else -1
 
@@ -70,7 +84,7 @@ class GrpcCodec:
             raws = head.raws
             if layout is not None and (len(raws[0]) == known.single if len(raws) == 1 else [len(raw) for raw in raws] == known.sizes):
                 id = head.id
-                plan = GrpcPlan(known.answer, id) if id else known.plan
+                plan = GrpcPlan(known.answer, id, known.special) if id else known.plan
                 return InferRequest(self.model, self.version, layout, raws, id, 0.0, known.priority, known.timeout_us), plan
         return self._decode(head)
 
@@ -87,9 +101,12 @@ class GrpcCodec:
             known = self._accept(declared)
             self._known.keep(head.head_bytes, known, len(head.head_bytes) + 512)
         accepted = known.accepted
-        sizes = self._check_raws(accepted, head.raws)
-        plan = GrpcPlan(known.answer, head.id)
-        return self._request(accepted, sizes, list(head.raws), plan, known), plan
+        raws = head.raws
+        if known.regions:
+            raws = self._spread(accepted, raws, known.regions)
+        sizes = self._check_raws(accepted, raws, known.regions)
+        plan = GrpcPlan(known.answer, head.id, known.special)
+        return self._request(accepted, sizes, list(raws), plan, known), plan
 
     def _from_contents(self, head: GrpcHead, declared: Declared) -> tuple[InferRequest, GrpcPlan]:
         if head.raws:
@@ -99,8 +116,9 @@ class GrpcCodec:
             )
         known = self._accept(declared)
         buffers = read_contents(declared, known.accepted, self._contract)
-        plan = GrpcPlan(known.answer, head.id)
-        return self._request(known.accepted, tuple(map(len, buffers)), list(buffers), plan, known), plan
+        plan = GrpcPlan(known.answer, head.id, known.special)
+        sizes = [len(b) if not known.regions or known.regions[i] < 0 else known.regions[i] for i, b in enumerate(buffers)]
+        return self._request(known.accepted, tuple(sizes), list(buffers), plan, known), plan
 
     def _accept(self, declared: Declared) -> _Known:
         priority, timeout_us, parameters = declared.control
@@ -109,7 +127,11 @@ class GrpcCodec:
         if answer is None:
             answer = GrpcAnswer(self.model, self.version, accepted.outputs or tuple([s.name for s in self._contract.signature.outputs]))
             self._answers.keep(accepted.outputs, answer)
-        return _Known(accepted, answer, priority, timeout_us)
+        special = None
+        if declared.special:
+            inputs = shared_inputs(accepted, declared.shared, self._contract)
+            special = Special(self._contract, inputs, declared.regions, declared.classes)
+        return _Known(accepted, answer, priority, timeout_us, special)
 
     def _request(
         self, accepted: Accepted, sizes: tuple[int, ...], buffers: list[Buffer], plan: GrpcPlan, known: _Known
@@ -120,16 +142,31 @@ class GrpcCodec:
             self.model, self.version, accepted.layout_of(sizes), buffers, plan.id, 0.0, known.priority, known.timeout_us
         )  # fmt: skip
 
-    def _check_raws(self, accepted: Accepted, raws: list[memoryview]) -> tuple[int, ...]:
-        """Return the sizes of the raw contents, each of which must fit its input, checked from the last."""
+    def _spread(self, accepted: Accepted, raws: list[memoryview], regions: tuple[int, ...]) -> list[memoryview]:
+        """Return one raw for each input: raw contents belong to those inputs that are not in shared memory, which get an empty one."""
+        own = iter(raws)
+        spread: list[memoryview] = []
+        for spec, region in zip(accepted.specs, regions, strict=True):
+            raw = _NO_RAW if region >= 0 else next(own, None)
+            if raw is None:
+                raise no_data(spec.name, self.model)
+            spread.append(raw)
+        return [*spread, *own]
+
+    def _check_raws(self, accepted: Accepted, raws: list[memoryview], regions: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Return the sizes of the inputs. Raw contents must fit theirs, checked from the last."""
         specs = accepted.specs
         if len(raws) < len(specs):
             raise no_data(specs[len(raws)].name, self.model)
         if len(raws) > len(specs):
             raise SignatureMismatch(f"unexpected additional input data for model '{self.model}'")
         for i in range(len(raws) - 1, -1, -1):
+            if regions and regions[i] >= 0:
+                continue
             if accepted.sizes[i] < 0:
                 self._contract.check_bytes_tensor(raws[i], accepted.counts[i], specs[i].name)
             elif len(raws[i]) != accepted.sizes[i]:
                 raise self._contract.size_mismatch(specs[i].name, accepted.sizes[i], len(raws[i]))
+        if regions:
+            return tuple([len(raw) if size < 0 else size for raw, size in zip(raws, regions, strict=True)])
         return tuple(map(len, raws))

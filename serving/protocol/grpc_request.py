@@ -5,12 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from serving.errors import InvalidArgument, SignatureMismatch, Unsupported
+from serving.errors import InvalidArgument, SignatureMismatch
 from serving.protocol import control
 from serving.protocol.check import Accepted, Contract
 from serving.protocol.json_tensor import ARRAY_CODE
+from serving.protocol.special import Region
 from serving.tensor import TensorSpec
 
 _CONTENTS: Final = {
@@ -28,9 +29,14 @@ _ALLOWED: Final = ("triton_enable_empty_final_response",)
 
 
 class Declared:
-    """Names, datatypes, shapes, outputs and parameters of a message. `contents`: typed data per input, or None."""
+    """Names, datatypes, shapes, outputs and parameters of a message.
 
-    __slots__ = ("contents", "control", "labels", "names", "outputs", "shapes")
+    contents  typed data per input, or None
+    shared    the region of an input that lies in one, or None
+    classes, regions  of those outputs that are wanted so, by name
+    """
+
+    __slots__ = ("classes", "contents", "control", "labels", "names", "outputs", "regions", "shapes", "shared")
 
     def __init__(self, message: Any) -> None:
         """Read a ModelInferRequest. Raises InvalidArgument and Unsupported."""
@@ -40,19 +46,19 @@ class Declared:
         self.labels: tuple[str, ...] = tuple([i.datatype for i in inputs])
         self.shapes: tuple[tuple[int, ...], ...] = tuple([tuple(i.shape) for i in inputs])
         self.contents: list[Any] = [i.contents if i.HasField("contents") else None for i in inputs]
-        for item in inputs:
-            if item.parameters and "shared_memory_region" in item.parameters:
-                raise Unsupported("Client shared memory is disabled")
-        for item in message.outputs:
-            if "shared_memory_region" in item.parameters:
-                raise Unsupported("Client shared memory is disabled")
-            if "classification" in item.parameters:
-                raise Unsupported(f"classification is not supported, remove the parameter from output '{item.name}'")
+        self.shared = [_region(item) if item.parameters and "shared_memory_region" in item.parameters else None for item in inputs]
+        self.regions = {item.name: _region(item) for item in message.outputs if "shared_memory_region" in item.parameters}
+        self.classes = {item.name: _classes(item) for item in message.outputs if "classification" in item.parameters}
         self.outputs: tuple[str, ...] = tuple([o.name for o in message.outputs])
 
     @property
     def has_contents(self) -> bool:
         return self.contents.count(None) < len(self.contents)
+
+    @property
+    def special(self) -> bool:
+        """Whether the request uses shared memory or asks for classes."""
+        return bool(self.classes or self.regions) or self.shared.count(None) < len(self.shared)
 
     def __repr__(self) -> str:
         return f"Declared({', '.join(self.names)})"
@@ -64,8 +70,8 @@ def read_contents(declared: Declared, accepted: Accepted, contract: Contract) ->
     for i in range(len(buffers) - 1, -1, -1):
         spec = accepted.specs[i]
         contents = declared.contents[i]
-        if contents is None:
-            if accepted.counts[i]:
+        if contents is None or declared.shared[i] is not None:
+            if accepted.counts[i] and declared.shared[i] is None:
                 raise no_data(spec.name, contract.model)
             continue
         buffers[i] = _to_wire(contents, spec, contract)
@@ -101,6 +107,29 @@ def _to_wire(contents: Any, spec: TensorSpec, contract: Contract) -> bytes:
         return array(ARRAY_CODE[label], values).tobytes()
     except OverflowError:
         raise InvalidArgument(f"number out of the range of {label} for input tensor '{spec.name}' for model '{contract.model}'") from None
+
+
+def _region(item: Any) -> Region:
+    """Return where a tensor with the parameter `shared_memory_region` lies. Raises InvalidArgument."""
+    values = _values(item.parameters)
+    name, offset = values["shared_memory_region"], values.get("shared_memory_offset", 0)
+    nbytes = values.get("shared_memory_byte_size")
+    if type(name) is not str:
+        raise InvalidArgument(f"invalid value type for 'shared_memory_region' parameter for tensor '{item.name}', expected string_param.")
+    for key, number in (("shared_memory_byte_size", nbytes), ("shared_memory_offset", offset)):
+        if type(number) is not int or number < 0:
+            raise InvalidArgument(f"invalid value for '{key}' parameter for tensor '{item.name}', expected an int64_param >= 0")
+    return Region(name, cast(int, offset), cast(int, nbytes))
+
+
+def _classes(item: Any) -> int:
+    """Return how many classes of an output are wanted. Raises InvalidArgument."""
+    value = _values(item.parameters)["classification"]
+    if type(value) is not int:
+        raise InvalidArgument("invalid value type for 'classification' parameter, expected int64_param")
+    if value <= 0:
+        raise InvalidArgument("invalid value for 'classification' parameter, expected > 0")
+    return value
 
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from serving.protocol.json_text import parse
 from serving.protocol.recent import Recent
 from serving.protocol.rest_answer import RestAnswer
 from serving.protocol.rest_request import Declared
+from serving.protocol.special import Special, shared_inputs
 from serving.tensor import ANY, DType, Signature
 
 MAX_JSON_BYTES: Final = 64 << 20
@@ -24,13 +25,14 @@ _ID_OPENINGS: Final = (b'{"id":"', b'{"id": "')
 
 
 class RestPlan:
-    """How the answer to one request is to be written."""
+    """How the answer to one request is to be written; `special`: and what is to be done before and after the model."""
 
-    __slots__ = ("answer", "id")
+    __slots__ = ("answer", "id", "special")
 
-    def __init__(self, answer: RestAnswer, id: str) -> None:
+    def __init__(self, answer: RestAnswer, id: str, special: Special | None = None) -> None:
         self.answer = answer
         self.id = id
+        self.special = special
 
 
 class _Known:
@@ -47,7 +49,7 @@ class _Known:
         self.priority = priority
         self.timeout_us = timeout_us
         self.payload_bytes = sum(sizes)
-        self.simple = accepted.order is None and -1 not in accepted.sizes
+        self.simple = accepted.order is None and -1 not in accepted.sizes and -1 not in sizes
 
 
 class RestCodec:
@@ -110,7 +112,7 @@ class RestCodec:
         id, anonymous = _split_id(head)
         known = self._known.find(anonymous)
         if known is not None:
-            return self._from_known(known, rest, RestPlan(known.plan.answer, id) if id and not known.id else known.plan)
+            return self._from_known(known, rest, RestPlan(known.plan.answer, id, known.plan.special) if id and not known.id else known.plan)
         declared = Declared(parse(anonymous))
         # An id of its own in what is left after the cut: the member comes twice, and the last one counts.
         return self._read(declared, anonymous, rest, declared.id or id, anonymous)
@@ -124,15 +126,16 @@ class RestCodec:
     def _read(self, declared: Declared, head: bytes, rest: memoryview, id: str, key: bytes | None) -> tuple[InferRequest, RestPlan]:
         """Check what the header declares; keep it under `key` where all tensors are binary."""
         accepted = self._contract.accept(declared.names, declared.labels, declared.shapes, declared.outputs, declared.control.parameters)
-        plan = RestPlan(self._answer(declared), id)
+        special = self._special(declared, accepted) if declared.special else None
+        plan = RestPlan(self._answer(declared), id, special)
         if declared.data.count(None) < len(declared.data):
             return self._from_json(declared, accepted, head, rest, plan)
         sizes = tuple(declared.sizes)
         self._check_sizes(accepted, sizes)
         priority, timeout_us, _ = declared.control
         # Kept under the header as it was read: its id is the declared one, not the one that was cut out.
-        kept = plan if id == declared.id else RestPlan(plan.answer, declared.id)
-        known = _Known(accepted, accepted.layout_of(sizes), sizes, kept, priority, timeout_us)
+        kept = plan if id == declared.id else RestPlan(plan.answer, declared.id, special)
+        known = _Known(accepted, accepted.layout_of(_with_shared(declared, sizes)), sizes, kept, priority, timeout_us)
         if key is not None:
             self._known.keep(key, known, len(key) + 512)
         return self._from_known(known, rest, plan)
@@ -161,10 +164,14 @@ class RestCodec:
                 spec = accepted.specs[i]
                 buffers[i] = json_tensor.decode(data, spec.dtype, accepted.counts[i], spec.name, head)
                 sizes[i] = len(buffers[i])
-        layout = accepted.layout or accepted.layout_of(tuple(sizes))
+        layout = accepted.layout or accepted.layout_of(_with_shared(declared, tuple(sizes)))
         priority, timeout_us, _ = declared.control
         payload = self._place(accepted, buffers)
         return InferRequest(self.model, self.version, layout, payload, plan.id, 0.0, priority, timeout_us), plan
+
+    def _special(self, declared: Declared, accepted: Accepted) -> Special:
+        inputs = shared_inputs(accepted, declared.shared, self._contract)
+        return Special(self._contract, inputs, declared.regions, declared.classes)
 
     def _check_sizes(self, accepted: Accepted, sizes: tuple[int, ...]) -> None:
         """Raise for a binary input that declares another size than its shape has, the last one first."""
@@ -197,11 +204,11 @@ class RestCodec:
         return tuple(buffers) if accepted.order is None else tuple([buffers[i] for i in accepted.order])
 
     def _answer(self, declared: Declared) -> RestAnswer:
-        key = (declared.outputs, declared.binary, declared.all_binary)
+        key = (declared.outputs, declared.binary, declared.all_binary, *declared.classes)
         answer = self._answers.find(key)
         if answer is None:
             wanted = dict(zip(declared.outputs, declared.binary, strict=True))
-            answer = RestAnswer.make(self.model, self.version, self._contract.signature, wanted, declared.all_binary)
+            answer = RestAnswer.make(self.model, self.version, self._contract.signature, wanted, declared.all_binary, declared.classes)
             self._answers.keep(key, answer)
         return answer
 
@@ -246,6 +253,11 @@ def parse_header_length(text: str) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
         raise DecodeError(f"Unable to parse Inference-Header-Content-Length, got: {text}")
     return int(text)
+
+
+def _with_shared(declared: Declared, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the inputs' sizes with those that lie in shared memory."""
+    return tuple([size if region is None else region.nbytes for size, region in zip(sizes, declared.shared, strict=True)])
 
 
 def _deduce(name: str, shape: tuple[int, ...], nbytes: int, itemsize: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from typing import Any, Final
 
 import orjson
@@ -12,7 +13,7 @@ from serving.protocol import json_tensor
 from serving.tensor import DType, Signature
 
 _KEPT_HEADS: Final = 64
-_Piece = tuple[str, DType, int, int, bool]
+_Piece = tuple[str, DType, int, int, bool | None]
 id_of = id  # the builtin, beside arguments that are called id as in the protocol
 
 
@@ -22,7 +23,7 @@ class _Head:
     texts    pieces of JSON; a JSON tensor goes between each two
     length   of the JSON where all outputs are binary; -1 when no tensor bytes follow
     whole    the payload follows the JSON as it is
-    pieces   per output: (name, datatype, start, stop, binary)
+    pieces   per output: (name, datatype, start, stop, binary); binary None: its data are elsewhere
     """
 
     __slots__ = ("layout", "length", "pieces", "texts", "whole")
@@ -43,20 +44,31 @@ class RestAnswer:
 
     __slots__ = ("_heads", "_opening", "_outputs")
 
-    def __init__(self, model: str, version: str, outputs: tuple[tuple[str, bool], ...]) -> None:
+    def __init__(self, model: str, version: str, outputs: tuple[tuple[str, bool | None], ...]) -> None:
         self._outputs = outputs
         self._opening = b'{"model_name":' + orjson.dumps(model) + b',"model_version":' + orjson.dumps(version)
         self._heads: dict[int, _Head] = {}  # by id(): the head holds its layout, so the id is not used again
 
     @classmethod
-    def make(cls, model: str, version: str, signature: Signature, wanted: dict[str, bool], all_binary: bool) -> RestAnswer:
-        """Return the answer for these outputs (none = all). Raises InvalidArgument where JSON cannot carry one."""
-        outputs = []
+    def make(
+        cls,
+        model: str,
+        version: str,
+        signature: Signature,
+        wanted: Mapping[str, bool | None],
+        all_binary: bool,
+        classes: Container[str] = (),
+    ) -> RestAnswer:
+        """Return the answer for these outputs (none = all). `classes`: outputs that come as text instead.
+
+        Raises InvalidArgument where JSON cannot carry one.
+        """
+        outputs: list[tuple[str, bool | None]] = []
         for spec in signature.outputs:
-            binary = wanted.get(spec.name) if wanted else all_binary
-            if binary is None:
+            if wanted and spec.name not in wanted:
                 continue
-            if not binary and spec.dtype.label in json_tensor.BINARY_ONLY:
+            binary = wanted[spec.name] if wanted else all_binary
+            if binary is False and spec.name not in classes and spec.dtype.label in json_tensor.BINARY_ONLY:
                 raise json_tensor.binary_only_output(spec.dtype, spec.name)
             outputs.append((spec.name, binary))
         return cls(model, version, tuple(outputs))
@@ -95,7 +107,7 @@ class RestAnswer:
             if binary:
                 fields["parameters"] = {"binary_data_size": tensor.nbytes}
             texts[-1] += (b"," if pieces else b"") + orjson.dumps(fields)
-            if not binary:
+            if binary is False:
                 texts[-1] = texts[-1][:-1] + b',"data":'
                 texts.append(b"}")
             pieces.append((name, tensor.dtype, at, at + tensor.nbytes, binary))
@@ -118,7 +130,7 @@ def _assemble(head: _Head, text: bytes, payload: Buffer) -> tuple[list[Buffer], 
     for name, dtype, start, stop, binary in head.pieces:
         if binary:
             tensors.append(view[start:stop])
-        else:
+        elif binary is False:
             texts.append(json_tensor.encode(dtype, view[start:stop], name))
             texts.append(next(behind))
     document = b"".join(texts)

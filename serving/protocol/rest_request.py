@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from serving.errors import DecodeError, InvalidArgument, Unsupported
+from serving.errors import DecodeError, InvalidArgument
 from serving.protocol import control
 from serving.protocol.check import check_declared
 from serving.protocol.json_numbers import Numbers
 from serving.protocol.json_tensor import BINARY_ONLY, binary_only_input
+from serving.protocol.special import Region
 
 _ONE_SOURCE: Final = "'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in 'parameters'"
 _NOTHING: Final[dict[str, Any]] = {}
@@ -17,12 +18,17 @@ _NOTHING: Final[dict[str, Any]] = {}
 class Declared:
     """Inputs in the order of the request. Per input either `data` (a JSON list) or `sizes` (bytes that follow) says something.
 
-    data     the JSON list (of a large request its Numbers), or None for a binary input
-    sizes    binary_data_size, or -1 for a JSON input
-    outputs  requested ones in their order, with whether each is wanted binary; none = all, `all_binary` or not
+    data     the JSON list (of a large request its Numbers), or None for an input that is elsewhere
+    sizes    binary_data_size, or -1 for an input in JSON or in shared memory
+    shared   the region of an input that lies in one, else None
+    outputs  requested ones in their order; none = all, `all_binary` or not
+    binary   per requested output: whether it is wanted binary; None: in shared memory
+    classes, regions  of those outputs that are wanted so, by name
     """
 
-    __slots__ = ("all_binary", "binary", "control", "data", "id", "labels", "names", "outputs", "shapes", "sizes")
+    __slots__ = (
+        "all_binary", "binary", "classes", "control", "data", "id", "labels", "names", "outputs", "regions", "shapes", "shared", "sizes",
+    )  # fmt: skip
 
     def __init__(self, document: Any) -> None:
         """Read a parsed document. Raises DecodeError or InvalidArgument in the words of Triton."""
@@ -40,6 +46,7 @@ class Declared:
             raise _wrong("binary_data_output", "boolean")
         self.data: list[list[Any] | Numbers | None] = []
         self.sizes: list[int] = []
+        self.shared: list[Region | None] = []
         names: list[str] = []
         labels: list[str] = []
         shapes: list[tuple[int, ...]] = []
@@ -49,9 +56,11 @@ class Declared:
         self.labels = tuple(labels)
         self.shapes = tuple(shapes)
         self.outputs: tuple[str, ...] = ()
-        self.binary: tuple[bool, ...] = ()
+        self.binary: tuple[bool | None, ...] = ()
+        self.classes: dict[str, int] = {}
+        self.regions: dict[str, Region] = {}
         if "outputs" in document:
-            requested = [_output(item) for item in _list(document, "outputs")]
+            requested = [self._output(item) for item in _list(document, "outputs")]
             self.outputs = tuple([name for name, _ in requested])
             self.binary = tuple([binary for _, binary in requested])
 
@@ -79,8 +88,6 @@ class Declared:
         if sources != 1:
             found = "more than one" if sources else "none"
             raise InvalidArgument(f"Input must set only one of the following fields: {_ONE_SOURCE}. Found {found} for input '{name}'")
-        if shared:
-            raise Unsupported("Client shared memory is disabled")
         if present:
             if type(data) is not list and type(data) is not Numbers:
                 raise _wrong("data", "array")
@@ -91,27 +98,48 @@ class Declared:
         shapes.append(shape)
         self.data.append(data)
         self.sizes.append(size)
+        self.shared.append(_region(parameters) if shared else None)
+
+    def _output(self, item: Any) -> tuple[str, bool | None]:
+        """Return name and whether the output is wanted binary."""
+        if type(item) is not dict:
+            raise _wrong("outputs", "object")
+        name = _text(item, "name")
+        parameters = item.get("parameters", _NOTHING)
+        if type(parameters) is not dict:
+            raise _wrong("parameters", "object")
+        if "classification" in parameters:
+            self.classes[name] = _whole(parameters, "classification")
+            if not self.classes[name]:
+                raise InvalidArgument(f"'classification' of output '{name}' must be at least 1")
+        if "shared_memory_region" in parameters:
+            self.regions[name] = _region(parameters)
+            return name, None
+        binary = parameters.get("binary_data", False)
+        if type(binary) is not bool:
+            raise _wrong("binary_data", "boolean")
+        return name, binary
+
+    @property
+    def special(self) -> bool:
+        """Whether the request uses shared memory or asks for classes."""
+        return bool(self.classes or self.regions) or self.shared.count(None) < len(self.shared)
 
     def __repr__(self) -> str:
         return f"Declared({', '.join(self.names)})"
 
 
-def _output(item: Any) -> tuple[str, bool]:
-    """Return name and whether the output is wanted binary."""
-    if type(item) is not dict:
-        raise _wrong("outputs", "object")
-    name = _text(item, "name")
-    parameters = item.get("parameters", _NOTHING)
-    if type(parameters) is not dict:
-        raise _wrong("parameters", "object")
-    if "shared_memory_region" in parameters:
-        raise Unsupported("Client shared memory is disabled")
-    if "classification" in parameters:
-        raise Unsupported(f"classification is not supported, remove the parameter from output '{name}'")
-    binary = parameters.get("binary_data", False)
-    if type(binary) is not bool:
-        raise _wrong("binary_data", "boolean")
-    return name, binary
+def _region(parameters: dict[str, Any]) -> Region:
+    name = _text(parameters, "shared_memory_region")
+    offset = _whole(parameters, "shared_memory_offset") if "shared_memory_offset" in parameters else 0
+    return Region(name, offset, _whole(parameters, "shared_memory_byte_size"))
+
+
+def _whole(item: dict[str, Any], key: str) -> int:
+    value = item.get(key)
+    if type(value) is not int or value < 0:
+        raise _missing(key) if key not in item else _wrong(key, "unsigned-integer")
+    return value
 
 
 def _text(item: dict[str, Any], key: str) -> str:

@@ -202,17 +202,7 @@ BOTH_PROTOCOLS: list[tuple[str, Signature, Any, bytes, Any, str]] = [
      "incomplete string data for inference input 'INPUT0' for model 'simple', expecting string of length 9 but only 1 bytes available"),
 ]  # fmt: skip
 
-SHM = {"shared_memory_region": "r", "shared_memory_byte_size": 64}
-G_SHM = {"shared_memory_region": {"string_param": "r"}}
 UNSUPPORTED: list[tuple[str, Any, Any, str]] = [
-    ("shared memory input", {"inputs": [{**tensor(size=None), "parameters": SHM}, BOTH[1]]},
-     message(declared() | {"parameters": G_SHM}, G_BOTH[1]),
-     "Client shared memory is disabled"),
-    ("shared memory output", two(outputs=[{"name": "OUTPUT0", "parameters": SHM}]),
-     message(*G_BOTH, outputs=[{"name": "OUTPUT0", "parameters": G_SHM}]), "Client shared memory is disabled"),
-    ("classification", two(outputs=[{"name": "OUTPUT0", "parameters": {"classification": 2}}]),
-     message(*G_BOTH, outputs=[{"name": "OUTPUT0", "parameters": {"classification": {"int64_param": 2}}}]),
-     "classification is not supported"),
     ("sequence", two(parameters={"sequence_id": 7, "sequence_start": True}),
      message(*G_BOTH, parameters={"sequence_id": {"int64_param": 7}}),
      "sequence models are not supported"),
