@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from serving.access.settings import AccessRules
 from serving.routing import RouteTable
 
 DESK_SOCKET = "desk.sock"
@@ -59,6 +60,8 @@ class GatewayState:
     client_shm: bool = False
     """Clients may register shared memory."""
     regions: tuple[SharedRegion, ...] = ()
+    access: AccessRules | None = None
+    """Who may ask; None: everybody."""
 
     @property
     def revision(self) -> int:
@@ -71,14 +74,17 @@ class GatewayState:
             "server_name": self.server_name,
             "client_shm": self.client_shm,
             "regions": [asdict(r) for r in self.regions],
+            "access": self.access and self.access.to_json(),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GatewayState:
+        access = value["access"]
         return cls(
             RouteTable.from_json(value["routes"]),
             GatewayLimits(**value["limits"]),
             value["server_name"],
             value["client_shm"],
             tuple(SharedRegion(**r) for r in value["regions"]),
+            None if access is None else AccessRules.from_json(access),
         )

@@ -68,7 +68,7 @@ class GrpcApi:
             return Action(
                 lambda connection, head, body: self._fail(connection, Unsupported(f"method {path} is not there")), None, self._fail
             )
-        return Action(lambda connection, head, body: self._write(connection, [run(self._message(head, body))]), None, self._fail)
+        return Action(lambda connection, head, body: self._write(connection, [run(self.message(head, body))]), None, self._fail)
 
     # Predictions ---------------------------------------------------------------------------------------------------
 
@@ -79,13 +79,15 @@ class GrpcApi:
         if whole is not None:
             self._submit(connection, deadline, whole.data)
         elif len(body) < OFFLOAD_BYTES:
-            self._submit(connection, deadline, self._message(head, body))
+            self._submit(connection, deadline, self.message(head, body))
         else:
-            offload(connection, partial(self._message, head, body), partial(self._submit, connection, deadline))
+            offload(connection, partial(self.message, head, body), partial(self._submit, connection, deadline))
 
     def _submit(self, connection: GrpcExchange, deadline: float, message: Buffer) -> None:
         service = self._service
         asked = self._split(message)
+        if connection.head.visitor is not None:
+            connection.head.visitor.check(asked.model)
         try:
             served = service.resolve(asked.model, asked.version)
         except NotFound:
@@ -110,7 +112,7 @@ class GrpcApi:
             return
         self._write(connection, parts)
 
-    def _message(self, head: Head, body: Buffer) -> Buffer:
+    def message(self, head: Head, body: Buffer) -> Buffer:
         """Return the one message of a unary call. Raises DecodeError where the body is not exactly one."""
         whole = whole_message(body)
         if whole is not None:
@@ -133,7 +135,7 @@ class GrpcApi:
 
     def _open_watch(self, connection: GrpcExchange, head: Head, body: Buffer) -> None:
         _check_streams(connection)
-        name = messages.decode_health(self._message(head, body))
+        name = messages.decode_health(self.message(head, body))
         stream = WatchStream(connection, self._out, self._streams, name, _health(name, self._service.ready))
         if connection.host.draining:
             stream.drain()

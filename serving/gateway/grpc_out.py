@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from serving.errors import ServingError
+from serving.gateway.head import Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.http2_stream import Http2Stream
 from serving.gateway.ports import BodyReader, Exchange, Host
@@ -27,6 +28,7 @@ class GrpcExchange(Exchange, Protocol):
     """One gRPC request."""
 
     host: Host
+    head: Head
     grpc_timeout: bytes
     reader: BodyReader | None
 

@@ -27,12 +27,14 @@ class Action:
     run(connection, head, body)         starts it; with `streams` at the end of the head, the body goes to `connection.reader`
     answer(connection, call, response)  writes the answer of a call that `run` submitted
     fail(connection, error)             writes an error in the words of the protocol; None = as JSON
+    refuses                             runs without its body, and its head is not kept
     """
 
     run: Callable[[Any, Head, Any], None]
     answer: Callable[[Any, Any, Any], None] | None = None
     fail: Callable[[Any, ServingError], None] | None = None
     streams: bool = False
+    refuses: bool = False
 
 
 def _nothing(connection: object, head: Head, body: object) -> None:
@@ -50,6 +52,7 @@ class Head:
     headers         names in lower case; the first of each name, where a second one changes nothing
     inference_header_length  None without that header; -1 where it is not a number
     action          what `route` found for (method, path)
+    visitor         who has sent it, where access is on and the model is in the body (`gate.py`)
     client          what the header that tells clients apart says; b"" without it (`server.py` sets it)
     """
 
@@ -65,6 +68,7 @@ class Head:
         "keep_alive",
         "method",
         "path",
+        "visitor",
     )
 
     method: bytes
@@ -78,6 +82,7 @@ class Head:
     accept_encoding: bytes
     action: Action
     client: bytes
+    visitor: Any
 
     def __repr__(self) -> str:
         return f"Head({self.method.decode()} {self.path}, body {self.content_length})"
@@ -114,6 +119,7 @@ def new_head() -> Head:
     head.inference_header_length = None
     head.content_encoding = head.accept_encoding = head.client = b""
     head.action = NO_ACTION
+    head.visitor = None
     return head
 
 
@@ -158,6 +164,7 @@ def parse_head(block: bytes) -> Head:
     head.inference_header_length = None if length is None else int(length) if length.isdigit() and len(length) < 12 else -1
     head.action = NO_ACTION
     head.client = b""
+    head.visitor = None
     return head
 
 
@@ -205,7 +212,7 @@ class HeadCache:
         """Return the head with its action, and know it from now on. Raises DecodeError."""
         head = parse_head(block)
         head.action = self._route(head)
-        if len(block) <= MAX_CACHED_HEAD_BYTES:
+        if len(block) <= MAX_CACHED_HEAD_BYTES and not head.action.refuses:
             if len(self._heads) >= MAX_CACHED_HEADS:
                 self._heads.clear()
             self._heads[block] = head

@@ -22,6 +22,7 @@ import math
 import select
 from typing import Any, cast
 
+from serving.access.credential import CHALLENGE
 from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError, TooLarge, Unavailable
 from serving.gateway.body import MIN_BODY_RATE, BodySink, Discard, body_place, crowded, too_large
 from serving.gateway.chunked import MAX_CHUNKS, ChunkedDecoder
@@ -235,6 +236,9 @@ class HttpConnection:
     def _receive_body(self, head: Head, data: bytes, at: int) -> None:
         """The rest of the body is still to come: receive it straight into its place."""
         length = head.content_length
+        if head.action.refuses:
+            self._dispatch(head, b"")
+            return
         limit = self.host.limits.max_body_bytes
         if length > limit:
             self.fail(too_large(length, limit), close=True)
@@ -412,6 +416,8 @@ class HttpConnection:
         else:
             status = http_status(error.code)
             extra = b"Retry-After: %d\r\n" % max(1, math.ceil(error.retry_after_s)) if error.retry_after_s or status == 503 else b""
+            if status == 401:
+                extra += CHALLENGE
             self.respond(status, b"application/json", error_json(error.message), extra)
 
     def _refuse(self, status: int, text: str) -> None:

@@ -42,7 +42,7 @@ class Http2Heads:
             if head.content_length >= 0 and not action.streams:
                 action = replace(action, run=_with_length(head.content_length, action.run))
             head.action = action
-            if sum(len(name) + len(value) for name, value in fields) <= MAX_CACHED_HEAD_BYTES:
+            if sum(len(name) + len(value) for name, value in fields) <= MAX_CACHED_HEAD_BYTES and not action.refuses:
                 if len(self._heads) >= MAX_HEADS:
                     self._heads.clear()
                 self._heads[fields] = head
@@ -80,7 +80,7 @@ class HeaderReader:
             else:
                 rest.append((name, value))
         found = self._heads.get(tuple(rest)), timeout
-        if not changed and len(block) <= MAX_CACHED_HEAD_BYTES:
+        if not changed and len(block) <= MAX_CACHED_HEAD_BYTES and not found[0].action.refuses:
             if len(self.known) >= MAX_BLOCKS:
                 self.known.clear()
             self.known[block] = found

@@ -17,6 +17,7 @@ import uvloop
 from serving.errors import Unavailable
 from serving.gateway.body import too_large
 from serving.gateway.desk import DeskClient
+from serving.gateway.gate import Gate
 from serving.gateway.grpc import GrpcApi
 from serving.gateway.grpc_out import OverHttp1, OverHttp2
 from serving.gateway.head import Action, Head, HeadCache
@@ -225,6 +226,7 @@ class _Host:
         self.rest = RestApi(self.service, self.desk)
         self.grpc = GrpcApi(self.service, OverHttp1(), self.desk)
         self.grpc2 = GrpcApi(self.service, OverHttp2(), self.desk)
+        self.gate = Gate()
         self.heads = HeadCache(self._route)
         self.heads2 = Http2Heads(self._route2)
 
@@ -241,7 +243,9 @@ class _Host:
         """Find the action of a head that was not seen before. Limits that the head alone can break are looked at here, not per request."""
         self._name_client(head)
         grpc = head.method == b"POST" and head.headers.get(b"content-type", b"").startswith(b"application/grpc")
-        action = (self.grpc if grpc else self.rest).route(head)
+        action = self.gate.guard(head, self.grpc.route(head), self.grpc.message) if grpc else self.gate.guard(head, self.rest.route(head))
+        if action.refuses:
+            return action
         if head.content_length > self.limits.max_body_bytes:
             return replace(action, run=self._too_large, streams=False)
         return action
@@ -251,7 +255,7 @@ class _Host:
         self._name_client(head)
         if not head.headers.get(b"content-type", b"").startswith(b"application/grpc") or head.method != b"POST":
             return _NOT_GRPC
-        return self.grpc2.route(head)
+        return self.gate.guard(head, self.grpc2.route(head), self.grpc2.message)
 
     def _name_client(self, head: Head) -> None:
         header = self.limits.client_header
@@ -276,6 +280,7 @@ class _Host:
     def apply(self, state: GatewayState) -> int:
         self.limits = state.limits
         revision = self.service.apply(state)
+        self.gate.apply(self.service.access)
         self.heads.clear()
         self.heads2.clear()
         for connection in self.connections:

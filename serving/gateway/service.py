@@ -18,10 +18,11 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from time import monotonic
 
+from serving.access.settings import AccessRules
 from serving.errors import Code, DeadlineExceeded, QueueFull, ReplicaLost, ServingError, TooManyRequests, Unavailable
 from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Channel, Owner, Served
-from serving.gateway.client_limits import Client, ClientLimits
+from serving.gateway.client_limits import Client, ClientLimits, quotas_of
 from serving.gateway.deadlines import Deadlines
 from serving.gateway.load import QUEUED_US, RANKS, Load
 from serving.gateway.peers import TICK_S, PeerAddress, Peers
@@ -63,6 +64,7 @@ class Service:
         self.regions = Regions()
         self.clients: ClientLimits | None = None
         """Limits of each client, where there are any."""
+        self.access: AccessRules | None = None
         self._loop = loop
         self._retry_wait_s = retry_wait_s
         self._memory = SharedMemory.create(arena_bytes)
@@ -92,6 +94,7 @@ class Service:
             self.limits = state.limits
             self.server_name = state.server_name
             self.admission.limit(state.limits)
+            self.access = state.access
             self._limit_clients(state.limits)
             self._peers.limit(state.limits)
             self.regions.apply(state.client_shm, state.regions)
@@ -100,7 +103,7 @@ class Service:
 
     def _limit_clients(self, limits: GatewayLimits) -> None:
         clients = self.clients or ClientLimits(limits)
-        clients.limit(limits)
+        clients.limit(limits, quotas_of(self.access))
         self.clients = clients if clients.on else None
 
     def set_peers(self, published: Mapping[str, Iterable[PeerAddress]]) -> None:

@@ -101,6 +101,7 @@ class InferStream(_Open):
         self._max_bytes = service.limits.max_body_bytes
         self._reader = MessageReader(self._max_bytes)
         self._encoding = head.headers.get(b"grpc-encoding", b"").decode("latin-1")
+        self._visitor = head.visitor
         self._pending: deque[_Slot] = deque()
         self._pending_bytes = 0
         self._ended = False
@@ -170,6 +171,8 @@ class InferStream(_Open):
         try:
             asked = self._split(message)
             slot.id = asked.id
+            if self._visitor is not None:
+                self._visitor.check(asked.model)
             try:
                 served = self._service.resolve(asked.model, asked.version)
             except NotFound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from serving.errors import DecodeError
@@ -46,7 +47,11 @@ def field(number: int, data: bytes) -> bytes:
 
 def texts(data: bytes | memoryview) -> dict[int, str]:
     """Return the length-delimited fields of a small message as text, by number; the last of each counts. Raises DecodeError."""
-    found: dict[int, str] = {}
+    return {number: text(piece) for number, piece in pieces(data)}
+
+
+def pieces(data: bytes | memoryview) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Yield number and bytes of each length-delimited field, in order. Raises DecodeError."""
     at, end = 0, len(data)
     while at < end:
         key, at = read_varint(data, at, end)
@@ -64,8 +69,7 @@ def texts(data: bytes | memoryview) -> dict[int, str]:
         if at > end:
             raise DecodeError("cannot parse the protobuf message: truncated field")
         if kind == 2:
-            found[key >> 3] = text(data[start:at])
-    return found
+            yield key >> 3, data[start:at]
 
 
 def text(data: bytes | memoryview) -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from serving.access.settings import AccessRules
 from serving.gateway.call import Description
 from serving.gateway.local import LocalChannel
 from serving.gateway.server import GatewayServer
@@ -44,10 +45,10 @@ class LoneGateway:
         loop.set_exception_handler(lambda loop, fault: self.faults.append(fault))
         host.service.attach(LocalChannel(loop, host.service.deliver, [Description("m", "1", SIGNATURE, "here")], _echo))
 
-    def limit(self, limits: GatewayLimits) -> None:
-        """Apply other limits."""
+    def limit(self, limits: GatewayLimits, access: AccessRules | None = None) -> None:
+        """Apply other limits, and who may ask."""
         self.revision += 1
-        self.server.apply(GatewayState(RouteTable(self.revision, {"m": Route("m", "1", ("1",))}), limits))
+        self.server.apply(GatewayState(RouteTable(self.revision, {"m": Route("m", "1", ("1",))}), limits, access=access))
 
     @property
     def host(self) -> Any:
