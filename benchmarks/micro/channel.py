@@ -149,7 +149,7 @@ def pieces() -> dict[str, float]:
     pack = frame.REQUEST.pack
     empty = per_call(lambda: None)
     steps: dict[str, Callable[[], object]] = {
-        "tally": lambda: cell.count(response, 0.00123),
+        "tally": lambda: cell.count(response, ASKED, 0.00123, 1.0),
         "InferResponse": lambda: InferResponse("mlp", "1", ANSWER, b"", Code.OK, "", 50, 20, 32),
         "REQUEST.pack": lambda: pack(1, 1, 0, 256, 0, 0, 0, 0),
     }

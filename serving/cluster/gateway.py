@@ -21,7 +21,7 @@ from serving.state import GatewayState
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
-REPORT_S = 1.0
+REFRESH_S = 1.0
 FIRST_PEERS_S, POLL_S = 1.0, 0.02
 """How long a gateway that replaces another waits for connections to the replicas before it takes the requests that wait at the edge."""
 MODEL = "model"
@@ -68,7 +68,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         if self._claim is not None:
-            self._claim.close()
+            await self._claim.leave()
 
     # Where replicas are
 
@@ -104,7 +104,9 @@ class Gateway:
         for listener in claim.listeners:
             await asyncio.to_thread(self._server.listen, listener)
         self._claim = claim
-        self._tasks = [self._loop.create_task(self._follow(claim)), self._loop.create_task(self._report(claim))]
+        self._server.statistics_from(lambda model: asyncio.run_coroutine_threadsafe(claim.statistics(model), self._loop))
+        claim.report_from(partial(asyncio.to_thread, self._server.report))
+        self._tasks = [self._loop.create_task(self._follow(claim)), self._loop.create_task(self._refresh())]
         log.info("gateway %s has slot %d", self.name, claim.slot)
 
     async def _follow(self, claim: SlotClaim) -> None:
@@ -115,8 +117,7 @@ class Gateway:
                 await asyncio.to_thread(self._server.unlisten, self._adopted.pop(change.number))
         self._wrong = "the slot at the edge is lost"
 
-    async def _report(self, claim: SlotClaim) -> None:
+    async def _refresh(self) -> None:
         while True:
-            await asyncio.sleep(REPORT_S)
-            claim.report(await asyncio.to_thread(self._server.report))
+            await asyncio.sleep(REFRESH_S)
             self._set_peers()

@@ -14,13 +14,18 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving.edge.config import EDGE_SOCKET
 from serving.edge.lane import Lane, Message
-from serving.errors import Unavailable
+from serving.edge.reports import Reports, Samples
+from serving.errors import ServingError, Unavailable
+from serving.statistics import VersionStatistics
 
+NO_STATISTICS = "statistics are not there at the moment: the keeper of the edge does not answer"
+_STATISTICS_S = 4.0
 _RETRY_S = 0.05
 _SLOWEST_RETRY_S = 0.5
 
@@ -56,6 +61,9 @@ class SlotClaim:
         self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
         self._granted: asyncio.Future[None] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
+        self._reports: Reports | None = None
+        self._asked = 0
+        self._asking: dict[int, asyncio.Future[list[Any]]] = {}
         self._draining = False
         self._closed = False
         self.slot = -1
@@ -92,10 +100,43 @@ class SlotClaim:
             raise StopAsyncIteration
         return change
 
-    def report(self, samples: Sequence[Sequence[Any]]) -> None:
-        """Send cumulative samples. One is skipped while the last has not left: the next carries it too."""
-        if self._lane is not None and self._lane.idle:
-            self._lane.send({"report": samples})
+    def report_from(self, samples: Samples) -> None:
+        """Report what `samples` gives, at once, every second and whenever the keeper wants it, until `close`."""
+        self._reports = Reports("gateway", samples, self._send_report)
+
+    def _send_report(self, samples: Sequence[Sequence[Any]], number: int) -> None:
+        if self._lane is not None and (number or self._lane.idle):
+            self._lane.send({"report": samples, "asked": number})
+
+    async def statistics(self, model: str = "") -> dict[tuple[str, str], VersionStatistics]:
+        """Return what all gateways together have counted by now, by (model, version); of one model, or "" of all.
+
+        Raises Unavailable where there is no keeper, or it does not answer in time.
+        """
+        if self._lane is None or self._lane.closed:
+            raise Unavailable(NO_STATISTICS, retry_after_s=1.0)
+        self._asked += 1
+        number = self._asked
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._asking[number] = answer
+        self._lane.send({"collect": number, "model": model})
+        try:
+            found = await asyncio.wait_for(answer, _STATISTICS_S)
+        except TimeoutError:
+            raise Unavailable(NO_STATISTICS, retry_after_s=1.0) from None
+        finally:
+            del self._asking[number]
+        return {(name, version): VersionStatistics.from_json(value) for name, version, value in found}
+
+    async def leave(self) -> None:
+        """Give the slot back after a last report: what was counted since the one before would be lost."""
+        if self._reports is not None:
+            self._reports.stop()
+            with suppress(ServingError):  # what it counts may have stopped
+                await self._reports.report()
+        if self._lane is not None:
+            await self._lane.flushed()
+        self.close()
 
     def draining(self) -> None:
         """Tell the keeper that this gateway takes no new traffic; it moves the TCP listeners to others at once.
@@ -112,6 +153,8 @@ class SlotClaim:
         if self._closed:
             return
         self._closed = True
+        if self._reports is not None:
+            self._reports.stop()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         if self._lane is not None:
@@ -160,6 +203,11 @@ class SlotClaim:
                 for listener in sockets:
                     self._changes.put_nowait(Adopt(self.slot, listener))
             self._settle(None)
+        elif "want" in message:
+            if self._reports is not None:
+                self._reports.want(int(message["want"]))
+        elif "collected" in message:
+            self._take_statistics(message)
         elif "error" in message:
             self._settle(Unavailable(str(message["error"])))
         elif "adopt" in message and sockets:
@@ -173,6 +221,15 @@ class SlotClaim:
             number = int(message["release"])
             self._let_go(number)
             self._changes.put_nowait(Release(number))
+
+    def _take_statistics(self, message: Message) -> None:
+        answer = self._asking.get(int(message["collected"]))
+        if answer is None or answer.done():
+            return
+        if "refused" in message:
+            answer.set_exception(Unavailable(str(message["refused"]), retry_after_s=1.0))
+        else:
+            answer.set_result(message["statistics"])
 
     def _hold(self, number: int, listener: socket.socket) -> None:
         self._let_go(number)
@@ -193,6 +250,9 @@ class SlotClaim:
 
     def _lost(self) -> None:
         self._settle(ConnectionResetError("the keeper closed the connection"))
+        for answer in self._asking.values():
+            if not answer.done():
+                answer.set_exception(Unavailable(NO_STATISTICS, retry_after_s=1.0))
         if self.slot >= 0 and not self._closed and self._reconnecting is None:
             self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
 

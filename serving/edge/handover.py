@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from serving.edge.collection import Collection
 from serving.edge.config import EDGE_SOCKET, EdgeConfig
 from serving.edge.lane import Lane, Message
 from serving.edge.ledger import Ledger
 from serving.edge.listeners import answers, listens_on, open_tcp, open_unix, probe, turn_away
 from serving.edge.shares import Shares
+from serving.edge.statistics import statistics
 from serving.errors import ServingError
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,10 @@ class Handover:
         self._tcp: list[socket.socket | None] = [None] * (config.slots * len(self._ports))
         self._members: dict[str, tuple[Member, Lane]] = {}
         self._lanes: set[Lane] = set()
+        self._kinds: dict[str, str] = {}
+        """Of connections that hold no slot, what kind of process it is."""
+        self.gateways = Collection()
+        self.others = Collection()
         self._server: socket.socket | None = None
         self._opened = asyncio.Event()
         self._awaited: set[int] = set()
@@ -90,6 +96,8 @@ class Handover:
             Path(self._config.path(EDGE_SOCKET)).unlink(missing_ok=True)
         if self._late is not None:
             self._late.cancel()
+        self.gateways.close()
+        self.others.close()
         for lane in list(self._lanes):
             lane.close()
         for listener in self._tcp:
@@ -192,8 +200,14 @@ class Handover:
             if "claim" in message and connection not in self._members:
                 self._introduce(connection, lane, message, sockets)
                 sockets = []
+            elif "process" in message and connection not in self._members:
+                self._kinds[connection] = str(message["process"])
+                self._ledger.identify(connection, f"{message['name']}/{int(message['pid'])}")
             elif "report" in message:
                 self._ledger.record(connection, message["report"])
+                self._collection(connection).reported(connection, lane, int(message.get("asked", 0)))
+            elif "collect" in message:
+                self._collect(lane, int(message["collect"]), str(message["model"]))
             elif message.get("draining") and connection in self._members:
                 self._shares.drain(connection)
                 self._settle()
@@ -206,6 +220,22 @@ class Handover:
         finally:
             for sock in sockets:
                 sock.close()
+
+    def _collection(self, connection: str) -> Collection:
+        return self.gateways if self._kinds.get(connection, "gateway") == "gateway" else self.others
+
+    def _collect(self, lane: Lane, number: int, model: str) -> None:
+        """Answer with the statistics of a model, "" = all, as soon as all gateways have reported."""
+
+        def done() -> None:
+            found = statistics(self._ledger.totals())
+            told = [[*version, value.to_json()] for version, value in found.items() if model in ("", version[0])]
+            lane.send({"collected": number, "statistics": told})
+
+        try:
+            self.gateways.ask(done)
+        except ServingError as error:
+            lane.send({"collected": number, "refused": error.message})
 
     def _introduce(self, connection: str, lane: Lane, message: Message, sockets: list[socket.socket]) -> None:
         member = Member(connection, str(message["name"]), int(message["pid"]))
@@ -291,6 +321,8 @@ class Handover:
     def _gone(self, connection: str, lane: Lane) -> None:
         self._lanes.discard(lane)
         self._ledger.leave(connection)
+        self._collection(connection).leave(connection)
+        self._kinds.pop(connection, None)
         if connection not in self._members:
             return
         member, _ = self._members.pop(connection)

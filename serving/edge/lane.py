@@ -13,6 +13,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from struct import Struct
 from typing import Any
 
@@ -37,6 +38,7 @@ class Lane:
         self._line = bytearray()
         self._fds: deque[int] = deque()
         self._out: deque[tuple[memoryview, list[int]]] = deque()
+        self._flushed = asyncio.Event()
         self.closed = False
         self._loop.add_reader(sock.fileno(), self._readable)
 
@@ -44,6 +46,13 @@ class Lane:
     def idle(self) -> bool:
         """True when all that was sent has left; a sender of cumulative reports skips one while this is False."""
         return not self._out
+
+    async def flushed(self, within_s: float = 1.0) -> None:
+        """Return when all that was sent has left, the lane is closed, or the time is over."""
+        if self._out and not self.closed:
+            self._flushed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._flushed.wait(), within_s)
 
     def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
         """Queue one message. The sockets are duplicated on the way; the caller keeps its own. Nothing happens on a closed lane."""
@@ -68,6 +77,7 @@ class Lane:
         for _, fds in self._out:
             _close_all(fds)
         self._out.clear()
+        self._flushed.set()
         while self._fds:
             os.close(self._fds.popleft())
         self._on_close()
@@ -91,6 +101,7 @@ class Lane:
             else:
                 self._out.popleft()
         self._loop.remove_writer(self._sock.fileno())
+        self._flushed.set()
 
     def _readable(self) -> None:
         try:

@@ -1,8 +1,8 @@
 """Ledger: adds up what all processes of a node have counted, and keeps what the gone ones had, so that no counter ever falls.
 
-Knows samples, no sockets and no clock. A sample is cumulative since its process began (serving/README.md, Metrics); a process is
-named by (name, pid), so one that connects again goes on and is not counted twice. Gauges of a process that has gone are dropped:
-nothing of it is in flight any more.
+Knows samples, no sockets and no clock. A sample is cumulative since its process began (serving/README.md, Metrics); of time stamps the
+latest counts. A process is named by (name, pid), so one that connects again goes on and is not counted twice. Gauges of a process that
+has gone are dropped: nothing of it is in flight any more.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client.core import Metric
+
+from serving.edge.words import HELP
 
 _MAX_SERIES = 50_000
 _MAX_GONE = 64
@@ -43,7 +45,23 @@ class Histogram:
         return sum(self.counts)
 
 
-Value = float | Histogram
+class Table:
+    """Rows of counts by name; rows of the same name add."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: dict[str, list[int]]) -> None:
+        self.rows = rows
+
+    def __add__(self, other: Table) -> Table:
+        rows = dict(self.rows)
+        for name, row in other.rows.items():
+            mine = rows.get(name)
+            rows[name] = row if mine is None else [a + b for a, b in zip(mine, row, strict=False)]
+        return Table(rows)
+
+
+Value = float | Histogram | Table
 Report = dict[Series, Value]
 
 
@@ -87,11 +105,14 @@ class Ledger:
         """Yield the totals as prometheus_client wants them."""
         families: dict[tuple[str, str], Metric] = {}
         for (kind, name, labels), value in sorted(self.totals().items(), key=lambda item: item[0]):
+            if kind == "table":
+                continue
             base = name.removesuffix("_total") if kind == "counter" else name
-            family = families.setdefault((kind, base), Metric(base, base.replace("_", " "), kind))
+            kind = "gauge" if kind == "latest" else kind
+            family = families.setdefault((kind, base), Metric(base, HELP.get(name, base.replace("_", " ")), kind))
             if isinstance(value, Histogram):
                 _add_histogram(family, dict(labels), value)
-            else:
+            elif not isinstance(value, Table):
                 family.add_sample(f"{base}_total" if kind == "counter" else base, dict(labels), value)
         yield from families.values()
 
@@ -114,8 +135,10 @@ def _parse(sample: Sequence[Any]) -> tuple[Series, Value]:
     if kind == "histogram":
         bounds = tuple(float(b) for b in value["bounds"])
         return series, Histogram(bounds, [float(c) for c in value["counts"]], float(value["sum"]))
-    if kind not in ("counter", "gauge"):
-        raise ValueError(f"a sample is a counter, gauge or histogram, not {kind!r}")
+    if kind == "table":
+        return series, Table({str(name): [int(n) for n in row] for name, row in value.items()})
+    if kind not in ("counter", "gauge", "latest"):
+        raise ValueError(f"a sample is a counter, gauge, histogram, table or latest, not {kind!r}")
     return series, float(value)
 
 
@@ -124,10 +147,17 @@ def _sum(reports: Iterable[Report]) -> Report:
     for report in reports:
         for series, value in report.items():
             known = total.get(series)
-            if known is None:
-                total[series] = value
-            elif isinstance(value, Histogram):
-                total[series] = value + known if isinstance(known, Histogram) else value
-            else:
-                total[series] = value + known if not isinstance(known, Histogram) else value
+            total[series] = value if known is None else _add(series[0], known, value)
     return total
+
+
+def _add(kind: str, a: Value, b: Value) -> Value:
+    """Return the sum of two values of one series, which are of the same kind because the kind is part of the series."""
+    match a, b:
+        case Histogram(), Histogram():
+            return a + b
+        case Table(), Table():
+            return a + b
+        case ((int() | float()), (int() | float())):
+            return max(a, b) if kind == "latest" else a + b
+    raise TypeError(f"{kind} of two kinds: {a!r}, {b!r}")

@@ -14,15 +14,17 @@ from serving import VERSION
 from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
+from serving.gateway.errand import grpc_errand
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
 from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
 from serving.gateway.special import SpecialCall
+from serving.gateway.statistics import Statistics
 from serving.gateway.stream import InferStream, WatchStream, check_version
 from serving.inference import Buffer, InferResponse
-from serving.protocol import messages, metadata, model_config
+from serving.protocol import messages, metadata, model_config, statistics
 from serving.protocol.grpc import GrpcPlan
 from serving.protocol.grpc_frame import MessageReader, decompress, parse_timeout, whole_message
 from serving.protocol.grpc_head import Splitter
@@ -36,8 +38,9 @@ HEALTH_NAMES = ("", "inference.GRPCInferenceService")
 class GrpcApi:
     """Finds the method of a call and runs it. One for each way of writing answers."""
 
-    def __init__(self, service: Service, out: GrpcOut, desk: DeskClient) -> None:
+    def __init__(self, service: Service, out: GrpcOut, desk: DeskClient, counts: Statistics) -> None:
         self._service = service
+        self._counts = counts
         self._desk = desk
         self._out = out
         self._fail = out.fail
@@ -63,6 +66,8 @@ class GrpcApi:
             return Action(self._open_infer_stream, None, self._fail, streams=True)
         if path == HEALTH + "Watch":
             return Action(self._open_watch, None, self._fail)
+        if path == INFERENCE + "ModelStatistics":
+            return grpc_errand(self._out, self.message, self._statistics)
         run = self._unary.get(path)
         if run is None:
             return Action(
@@ -172,6 +177,11 @@ class GrpcApi:
         except ServingError:
             ready = False
         return messages.model_ready(ready)
+
+    async def _statistics(self, message: bytes) -> bytes:
+        model, version = messages.decode_model(message)
+        check_version(version)
+        return statistics.to_message(await self._counts.of(model, version))
 
     def _model_metadata(self, message: Buffer) -> bytes:
         model, version = messages.decode_model(message)

@@ -10,15 +10,17 @@ from serving.errors import Code, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call, Served
 from serving.gateway.client_limits import Client
 from serving.gateway.desk import DeskClient
+from serving.gateway.errand import rest_errand
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
 from serving.gateway.special import SpecialCall
+from serving.gateway.statistics import Statistics
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
-from serving.protocol import metadata, model_config
+from serving.protocol import metadata, model_config, statistics
 from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, compress, decompress_body, response_encoding, supported
 from serving.protocol.rest import RestPlan, parse_header_length
 from serving.protocol.status import describe, error_json
@@ -30,8 +32,9 @@ MAX_CACHED_ANSWERS = 4096
 class RestApi:
     """Finds the action of a request and runs it."""
 
-    def __init__(self, service: Service, desk: DeskClient) -> None:
+    def __init__(self, service: Service, desk: DeskClient, counts: Statistics) -> None:
         self._service = service
+        self._counts = counts
         self._desk = desk
         self._answer_heads: dict[tuple[int | None, int, bool], bytes] = {}
 
@@ -49,6 +52,8 @@ class RestApi:
                 return _get(head, self._ready)
             case ["edge", "health"]:
                 return _get(head, self._edge_health)
+            case ["v2", "models", "stats"]:
+                return self._statistics(head, "", "")
             case ["v2", "models", model, *rest] if model:
                 return self._model(head, model, rest)
         return _NOT_FOUND
@@ -70,6 +75,8 @@ class RestApi:
                 return _get(head, lambda connection: self._model_ready(connection, model, version))
             case ["config"]:
                 return _get(head, lambda connection: self._model_config(connection, model, version))
+            case ["stats"]:
+                return self._statistics(head, model, version)
             case ["infer"]:
                 if head.inference_header_length == -1:
                     try:
@@ -195,6 +202,12 @@ class RestApi:
 
     def _model_config(self, connection: HttpConnection, model: str, version: str) -> None:
         connection.respond(200, JSON, model_config.as_json(config_of(self._service, model, version)))
+
+    def _statistics(self, head: Head, model: str, version: str) -> Action:
+        async def run(_: bytes) -> bytes:
+            return statistics.to_json(await self._counts.of(model, version))
+
+        return rest_errand(run) if head.method in (b"GET", b"HEAD") else _WRONG_METHOD
 
     def _model_ready(self, connection: HttpConnection, model: str, version: str) -> None:
         try:

@@ -28,6 +28,7 @@ from serving.gateway.http2_stream import Http2Stream
 from serving.gateway.peers import PeerAddress
 from serving.gateway.rest import RestApi
 from serving.gateway.service import Service
+from serving.gateway.statistics import Source, Statistics
 from serving.gateway.tally import Tally
 from serving.state import DESK_SOCKET, GatewayLimits, GatewayState
 
@@ -88,6 +89,11 @@ class GatewayServer:
     def report(self) -> list[Any]:
         """Return the samples of this gateway (see Metrics in serving/README.md)."""
         return list(self._call(self._report()))
+
+    def statistics_from(self, source: Source) -> None:
+        """Say where to ask for what all gateways have counted. `source` is called in the gateway's thread."""
+        assert self._host is not None
+        self._host.statistics.source = source
 
     def healthy(self, timeout_s: float = 5.0) -> None:
         """Return when the loop turns. Raises Unavailable where it does not within the time."""
@@ -223,10 +229,11 @@ class _Host:
         self.tally = Tally()
         self.service = Service(self.tally, self.limits, loop, name, socket.gethostname())
         self.desk = DeskClient(Path(run_dir) / DESK_SOCKET)
-        self.rest = RestApi(self.service, self.desk)
-        self.grpc = GrpcApi(self.service, OverHttp1(), self.desk)
-        self.grpc2 = GrpcApi(self.service, OverHttp2(), self.desk)
         self.gate = Gate()
+        self.statistics = Statistics(self.service)
+        self.rest = RestApi(self.service, self.desk, self.statistics)
+        self.grpc = GrpcApi(self.service, OverHttp1(), self.desk, self.statistics)
+        self.grpc2 = GrpcApi(self.service, OverHttp2(), self.desk, self.statistics)
         self.heads = HeadCache(self._route)
         self.heads2 = Http2Heads(self._route2)
 

@@ -1,56 +1,136 @@
-"""Tally: what a gateway counted. One `Cell` per version and protocol; counting is plain adds, 0.3 µs a request.
+"""Tally: what a gateway counted. One `Cell` per version and protocol; counting is plain adds, 0.4 µs a request.
 
-Everything is cumulative since the process began and adds across processes; bounds of histograms never change. Of queue,
-compute and batch the gateway keeps sums (for means); replicas know them by batch and keep the histograms.
+Everything is cumulative since the process began and adds across processes; bounds of histograms never change. Waiting and computing
+are kept as sums here: replicas see them batch by batch and keep the histograms (`replica/samples.py`).
+
+Of each batch the gateway sees only its own requests. What it keeps by the size of the batch, (requests, rows, time) of its own, adds
+up to whole batches over all gateways: rows / size is how many there were (`edge/statistics.py`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from time import monotonic, time
 from typing import Any
 
 from serving.errors import Code
-from serving.inference import InferResponse
+from serving.inference import InferResponse, Layout
 
 Sample = list[Any]
-"""[name, kind, {label: value}, number or histogram]: see "Metrics" in the architecture notes."""
+"""[name, kind, {label: value}, number, histogram or table]: see "Metrics" in the architecture notes."""
 
 DURATION_BOUNDS = tuple(round(16e-6 * 2 ** (i / 2), 9) for i in range(47))
 """Seconds: two buckets an octave from 16 µs to 134 s."""
 _OUTCOMES = tuple(c.name.lower() for c in Code)
+_OK = _OUTCOMES[Code.OK]
+
+
+class Failure:
+    """Calls that ended with one code: how many took how long, and their sums."""
+
+    __slots__ = ("duration_s", "durations", "queue_us")
+
+    def __init__(self) -> None:
+        self.durations = [0] * (len(DURATION_BOUNDS) + 1)
+        self.duration_s = 0.0
+        self.queue_us = 0
+
+
+class Share:
+    """Our part of all batches of one size: requests and rows of ours in them, and the time that they ran, counted for each request."""
+
+    __slots__ = ("compute_us", "requests", "rows")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.rows = 0
+        self.compute_us = 0
 
 
 class Cell:
-    """Counts of one version over one protocol."""
+    """Counts of one version over one protocol. Those above `shares` are of answers; `failures` are of what ended with an error, by code."""
 
-    __slots__ = ("batch_rows", "compute_us", "duration", "duration_s", "outcomes", "queue_us", "started")
+    __slots__ = (
+        "cancels",
+        "duration_s",
+        "durations",
+        "failures",
+        "last",
+        "queue_us",
+        "request_bytes",
+        "response_bytes",
+        "share",
+        "shares",
+        "size",
+        "started",
+    )
 
     def __init__(self) -> None:
         self.started = 0
-        self.outcomes = [0] * len(_OUTCOMES)
-        self.duration = [0] * (len(DURATION_BOUNDS) + 1)
+        self.durations = [0] * (len(DURATION_BOUNDS) + 1)
         self.duration_s = 0.0
         self.queue_us = 0
-        self.compute_us = 0
-        self.batch_rows = 0
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.last = 0.0
+        """time.monotonic() of the last answer; 0.0 = none"""
+        self.shares: dict[int, Share] = {}
+        self.size = -1
+        self.share = Share()
+        """That of batches of `size` rows."""
+        self.failures: dict[int, Failure] = {}
+        self.cancels = 0
 
-    def count(self, response: InferResponse, duration_s: float) -> None:
-        """Count an answer. `duration_s` from submit to answer."""
-        self.outcomes[response.code] += 1
-        self.duration[bisect_left(DURATION_BOUNDS, duration_s)] += 1
+    def count(self, response: InferResponse, asked: Layout, duration_s: float, now: float) -> None:
+        """Count the end of a call: its answer, what it asked, its time from submit to answer, and the time now.
+
+        `Service.deliver` has this written out for answers: benchmarks/micro/channel.py.
+        """
+        if response.code:
+            self.count_failure(response, duration_s)
+            return
+        self.durations[bisect_left(DURATION_BOUNDS, duration_s)] += 1
         self.duration_s += duration_s
         self.queue_us += response.queue_us
-        self.compute_us += response.compute_us
-        self.batch_rows += response.batch_rows
+        self.request_bytes += asked.payload_bytes
+        self.response_bytes += len(response.payload)
+        # The batches of a version are mostly of one size for a while.
+        share = self.share if response.batch_rows == self.size else self.other(response.batch_rows)
+        share.requests += 1
+        share.rows += asked.rows
+        share.compute_us += response.compute_us
+        self.last = now
+
+    def other(self, size: int) -> Share:
+        """Return the share of batches of that size, and keep it as `share`."""
+        share = self.shares.get(size)
+        if share is None:
+            share = self.shares[size] = Share()
+        self.size, self.share = size, share
+        return share
+
+    def count_failure(self, response: InferResponse, duration_s: float) -> None:
+        """Count a call that ended with an error."""
+        failure = self.failures.get(response.code)
+        if failure is None:
+            failure = self.failures[response.code] = Failure()
+        failure.durations[bisect_left(DURATION_BOUNDS, duration_s)] += 1
+        failure.duration_s += duration_s
+        failure.queue_us += response.queue_us
 
     def cancelled(self) -> None:
         """Count a call that its owner took back: no duration, it says nothing about the model."""
-        self.outcomes[Code.CANCELLED] += 1
+        self.cancels += 1
+
+    @property
+    def answered(self) -> int:
+        """Calls that were answered."""
+        return sum(self.durations)
 
     @property
     def inflight(self) -> int:
         """Calls submitted and not ended."""
-        return self.started - sum(self.outcomes)
+        return self.started - self.cancels - self.answered - sum(sum(f.durations) for f in self.failures.values())
 
 
 class VersionTally(dict[str, Cell]):
@@ -87,10 +167,11 @@ class Tally:
     def samples(self) -> list[Sample]:
         """Return everything counted so far, as cumulative samples."""
         out: list[Sample] = []
+        since_1970 = time() - monotonic()
         for version in self._versions.values():
             labels = {"model": version.model, "version": version.version}
             for protocol, cell in version.items():
-                _render(out, cell, {**labels, "protocol": protocol})
+                _render(out, cell, {**labels, "protocol": protocol}, since_1970)
             out.append(["serving_inflight_requests", "gauge", labels, sum(c.inflight for c in version.values())])
             for reason, n in version.rejected.items():
                 out.append(["serving_rejected_total", "counter", {**labels, "reason": reason}, n])
@@ -100,12 +181,28 @@ class Tally:
         return f"Tally({len(self._versions)} versions)"
 
 
-def _render(out: list[Sample], cell: Cell, labels: dict[str, str]) -> None:
-    for code, n in enumerate(cell.outcomes):
-        if n:
-            out.append(["serving_requests_total", "counter", {**labels, "outcome": _OUTCOMES[code]}, n])
-    histogram = {"bounds": list(DURATION_BOUNDS), "counts": list(cell.duration), "sum": cell.duration_s}
+def _render(out: list[Sample], cell: Cell, labels: dict[str, str], since_1970: float) -> None:
+    _render_ended(out, cell, {**labels, "outcome": _OUTCOMES[Code.OK]})
+    for code, failure in cell.failures.items():
+        _render_ended(out, failure, {**labels, "outcome": _OUTCOMES[code]})
+    if cell.cancels:
+        out.append(["serving_requests_total", "counter", {**labels, "outcome": _OUTCOMES[Code.CANCELLED]}, cell.cancels])
+    shares = cell.shares.values()
+    queue_us = cell.queue_us + sum(f.queue_us for f in cell.failures.values())
+    out.append(["serving_rows_total", "counter", labels, sum(s.rows for s in shares)])
+    out.append(["serving_queue_seconds_total", "counter", labels, queue_us / 1e6])
+    out.append(["serving_compute_seconds_total", "counter", labels, sum(s.compute_us for s in shares) / 1e6])
+    out.append(["serving_request_bytes_total", "counter", labels, cell.request_bytes])
+    out.append(["serving_response_bytes_total", "counter", labels, cell.response_bytes])
+    out.append(["batches", "table", labels, {str(size): [s.requests, s.rows, s.compute_us] for size, s in cell.shares.items()}])
+    if cell.last:
+        out.append(["serving_last_answer_timestamp_seconds", "latest", labels, round(since_1970 + cell.last, 3)])
+
+
+def _render_ended(out: list[Sample], ended: Cell | Failure, labels: dict[str, str]) -> None:
+    times = sum(ended.durations)
+    if not times:
+        return
+    out.append(["serving_requests_total", "counter", labels, times])
+    histogram = {"bounds": DURATION_BOUNDS, "counts": list(ended.durations), "sum": round(ended.duration_s, 6)}
     out.append(["serving_request_duration_seconds", "histogram", labels, histogram])
-    out.append(["serving_queue_seconds", "counter", labels, cell.queue_us / 1e6])
-    out.append(["serving_compute_seconds", "counter", labels, cell.compute_us / 1e6])
-    out.append(["serving_batch_rows", "counter", labels, cell.batch_rows])

@@ -9,7 +9,7 @@ import orjson
 
 from serving.tensor import Signature, TensorSpec
 
-EXTENSIONS: Final = ("binary_tensor_data", "parameters", "schedule_policy")
+EXTENSIONS: Final = ("binary_tensor_data", "parameters", "schedule_policy", "statistics")
 """Extensions of the protocol that this server has: clients switch features on by this list."""
 
 NOT_FOUND: Final = "Not Found"

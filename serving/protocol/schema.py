@@ -61,6 +61,7 @@ ModelReadyRequest: Final = _message("ModelReadyRequest")
 ModelReadyResponse: Final = _message("ModelReadyResponse")
 ModelMetadataRequest: Final = _message("ModelMetadataRequest")
 ModelMetadataResponse: Final = _message("ModelMetadataResponse")
+ModelStatisticsResponse: Final = _message("ModelStatisticsResponse")
 ModelConfig: Final = _message("ModelConfig")
 ModelConfigResponse: Final = _message("ModelConfigResponse")
 

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ class Member:
         self.claim: SlotClaim = self._path.do(SlotClaim.claim(self._path.run_dir, self.name))
         for listener in self.claim.listeners:
             self.server.listen(listener)
+        loop = self._path.loop
+        self.server.statistics_from(lambda model: asyncio.run_coroutine_threadsafe(self.claim.statistics(model), loop))
+        loop.call_soon_threadsafe(self.claim.report_from, partial(asyncio.to_thread, self.server.report))
         self._path.start(self._follow())
 
     async def _follow(self) -> None:
@@ -79,11 +83,8 @@ class Member:
         self.stop()
 
     def stop(self) -> None:
-        self._path.do(self._leave())
+        self._path.do(self.claim.leave())
         self.server.stop()
-
-    async def _leave(self) -> None:
-        self.claim.close()
 
 
 class DataPath:
