@@ -77,10 +77,10 @@ def result_page(results: Sequence[Result], sweeps: Sequence[Sweep] = (), title: 
         raise ValueError("a report needs at least one result")
     if len(everything) == 1:
         only = everything[0]
-        return _render(title or only.name or only.target.model or "Load test", [_whole(only, "")])
+        return render(title or only.name or only.target.model or "Load test", [_whole(only, "")])
     parts = [_together(results, sweeps)]
     parts += [_whole(one, name, folded=True) for name, one in zip(titles(everything), everything, strict=True)]
-    return _render(title or "Load tests", parts)
+    return render(title or "Load tests", parts)
 
 
 def comparison_page(comparison: Comparison, judgements: Sequence[Judgement] = (), title: str = "") -> str:
@@ -102,7 +102,7 @@ def comparison_page(comparison: Comparison, judgements: Sequence[Judgement] = ()
         tables=tuple(one for one in (table.gate_table(judgements), table.comparison_table(comparison)) if one.rows),
     )
     parts = [head, *(_whole(one, name, folded=True) for name, one in zip(names, (before, after), strict=True))]
-    return _render(title or "Comparison", parts)
+    return render(title or "Comparison", parts)
 
 
 def _sides(before: Result, after: Result) -> tuple[str, str]:
@@ -110,7 +110,8 @@ def _sides(before: Result, after: Result) -> tuple[str, str]:
     return f"before ({one})", f"after ({other})"
 
 
-def _render(title: str, parts: Sequence[Part]) -> str:
+def render(title: str, parts: Sequence[Part]) -> str:
+    """Return a page of these parts."""
     style = (_FOLDER / "style.css").read_text()
     return _ENVIRONMENT.get_template("page.html.jinja").render(title=title, parts=parts, style=style, moods=_COLOURED)
 
