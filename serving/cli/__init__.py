@@ -2,14 +2,14 @@
 
 A command module has `register(app)`, which hangs its commands on the app; the list below is all there is to know about which
 commands exist. Exit codes, the same for every command: 0 it is as you asked, 1 it is not (an invalid file, a model that does
-not start, an engine that does not answer), 2 the command line itself was wrong.
+not start, an engine that does not answer), 2 the command line itself was wrong, 3 (`plan` and `diff` only) there is something to change.
 """
 
 from __future__ import annotations
 
 import typer
 
-from serving.cli import bench, control, record, schema, up, validate
+from serving.cli import bench, control, plan, record, schema, up, validate
 
 app = typer.Typer(
     name="serving",
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (up, control, record, validate, schema, bench):
+for _module in (up, plan, control, record, validate, schema, bench):
     _module.register(app)
 
 

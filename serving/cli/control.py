@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import httpx
 import typer
 
-from serving.cli.files import texts, user_name
+from serving.cli.files import declared, texts, user_name
 from serving.cli.output import fail, print_json, print_lines, print_table, say
-from serving.spec import InvalidSpec, load
+from serving.cli.saved_plan import SavedPlan
 
 DEFAULT_URL = "http://127.0.0.1:8003"
 POLL_S = 0.25
@@ -31,24 +31,26 @@ def register(app: typer.Typer) -> None:
 
 
 def apply(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files, or one plan that `serving plan --out` saved.")],
     url: Url = DEFAULT_URL,
     replace: Annotated[bool, typer.Option("--replace", help="Serve only what the files declare; other models end.")] = False,
     reason: Reason = "",
     author: Author = "",
     timeout: Timeout = 600.0,
 ) -> None:
-    """Bring a running engine to what the files declare. Models that they do not name stay as they are."""
-    try:
-        target = load(files)
-    except InvalidSpec as invalid:
-        print_lines(map(str, invalid.problems))
-        raise typer.Exit(1) from None
+    """Bring a running engine to what the files declare. Models that they do not name stay as they are.
+
+    A saved plan is refused when the engine, or a file of a model in it, is no longer what it was when the plan was made.
+    """
+    if len(files) == 1 and (saved := SavedPlan.read(files[0])):
+        order = saved.order()
+    else:
+        target = declared(files)
+        order = {"target": target.to_json(), "replace": replace, "texts": [{"name": n, "text": t} for n, t in texts(files)]}
     names = ", ".join(str(f) for f in files)
-    order = {"target": target.to_json(), "replace": replace, "author": author or user_name(), "reason": reason or f"apply {names}"}
-    order["texts"] = [{"name": name, "text": text} for name, text in texts(files)]
+    order |= {"author": author or user_name(), "reason": reason or f"apply {names}"}
     answer = ask("POST", url, "/api/apply", json=order)
-    follow(url, answer["revision"], timeout, set(target.routes.routes))
+    follow(url, answer["revision"], timeout, {route[0] for route in order["target"]["routes"]["routes"]})
 
 
 def status(url: Url = DEFAULT_URL, json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:

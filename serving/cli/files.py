@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import typer
+
+from serving.cli.output import print_lines
+from serving.plan import Target
+from serving.spec import InvalidSpec, load
 
 
 def texts(files: Iterable[Path]) -> list[tuple[str, str]]:
@@ -16,6 +22,15 @@ def texts(files: Iterable[Path]) -> list[tuple[str, str]]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def declared(files: Sequence[Path]) -> Target:
+    """Return what YAML files declare; what is wrong with them ends the command with 1, line by line on stdout."""
+    try:
+        return load(files)
+    except InvalidSpec as invalid:
+        print_lines(map(str, invalid.problems))
+        raise typer.Exit(1) from None
 
 
 def user_name() -> str:

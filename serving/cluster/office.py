@@ -9,10 +9,11 @@ from typing import Any
 from serving.cluster import directory
 from serving.cluster.ray_cluster import GATEWAYS, RayCluster
 from serving.cluster.shell import enter
-from serving.control import record_api
-from serving.control.api import ApiServer, File, create_app
+from serving.control import plan_api, record_api
+from serving.control.api import ApiServer, create_app
 from serving.control.controller import Controller
 from serving.control.desk import Desk
+from serving.control.order import File
 from serving.control.runner import Runner, SystemClock
 from serving.control.store import SqliteStore
 from serving.plan import Target
@@ -35,7 +36,13 @@ class Office:
         cluster.follow_gateways()
         down = Path(told.run_dir) / DOWN
         about = {"urls": told.urls, "engine": told.engine}
-        app = create_app(self._runner, _parse, down.touch, about, [record_api.router(self._runner, store, changed, about)])
+        app = create_app(
+            self._runner,
+            _parse,
+            down.touch,
+            about,
+            [record_api.router(self._runner, store, changed, about), plan_api.router(self._runner, _parse)],
+        )
         self._api = ApiServer(app, told.host, told.control_port)
         self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {"status": lambda _: self._runner.status.to_json()})
         self._api.start()

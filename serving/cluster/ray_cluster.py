@@ -21,7 +21,7 @@ from serving.cluster.starts import Starts
 from serving.cluster.worker import PRELOAD
 from serving.control.ports import Acknowledged, Seen, VersionSeen
 from serving.hosting import HostPlan
-from serving.plan import DeploymentTarget, EngineSettings, app_name, code_version, key_of_app
+from serving.plan import DeploymentTarget, EngineSettings, Node, app_name, code_version, key_of_app
 from serving.state import GatewayState
 
 GATEWAYS, EDGE, CONTROLLER = "gateways", "edge", "controller"
@@ -73,6 +73,10 @@ class RayCluster:
         self.follow_gateways()
         answers = serve_api.broadcast(self._gateways, "apply", state.to_json(), PUBLISH_S)
         return [Acknowledged(a["gateway"], a["revision"], frozenset(a["served"])) for a in answers]
+
+    def nodes(self) -> list[Node]:
+        free = serve_api.free()
+        return [Node(n["NodeID"], n["Resources"], free.get(n["NodeID"], {}), n.get("Labels") or {}) for n in serve_api.nodes()]
 
     def shortage(self, deployment: DeploymentTarget) -> str:
         now = time.monotonic()

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray._common.tls_utils import add_port_to_grpc_server
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 from ray.serve import context as serve_context
 from ray.serve._private import replica as serve_replica
@@ -216,8 +217,17 @@ def _add_loopback_port(server: Any, _address: str) -> int:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """Return the nodes that live: "Resources", "Labels"."""
+    """Return the nodes that live: "NodeID", "Resources", "Labels"."""
     return [n for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def free() -> dict[str, dict[str, float]]:
+    """Return by node id which resources no process holds now. Raises Unavailable while Ray cannot be asked."""
+    try:
+        found: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
+    except RayError as error:
+        raise Unavailable(f"Ray does not answer: {error}") from error
+    return found
 
 
 def _client() -> Any:

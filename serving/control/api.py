@@ -3,7 +3,8 @@
     GET    /api/status             what runs, what is waited for
     GET    /api/ready              200 when every stable version answers, else 503
     GET    /api/target             the accepted Target
-    POST   /api/apply              {"target": Target} or {"files": [{"name", "text"}]}, "replace": false, "wait_s": 0
+    POST   /api/apply              {"target": Target} or {"files": [{"name", "text"}]}, "replace": false, "wait_s": 0;
+                                   also "author", "reason", "texts", "expect", which say who, why, from which YAML, and onto what
     DELETE /api/models/{name}      ?wait_s=0&author=&reason=
     POST   /api/down               ends the engine
 
@@ -30,10 +31,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving.control.acceptance import Act
 from serving.control.author import author_of
 from serving.control.edit import Conflict, merged, without
+from serving.control.order import File, Parse, Text, target_of
 from serving.control.ports import YamlText
 from serving.control.runner import Runner
-from serving.errors import Code, InvalidArgument, ServingError, Unavailable
-from serving.plan import Target
+from serving.errors import Code, ServingError, Unavailable
+from serving.plan import Target, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -42,25 +44,8 @@ _STATUS = {Code.NOT_FOUND: 404, Code.INVALID_ARGUMENT: 400, Code.UNAVAILABLE: 50
 Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)]
 
 
-class File(BaseModel):
-    """YAML text; paths in it start from `folder` on the engine's machine."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    text: str
-    folder: str = "."
-
-
-class Text(BaseModel):
-    """The YAML that a Target was made from, kept with its revision."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    text: str
-
-
 class Apply(BaseModel):
-    """What should run. `replace`: nothing else should."""
+    """What should run. `replace`: nothing else should. `expect`: fingerprint of the target that it is to be put on."""
 
     model_config = ConfigDict(extra="forbid")
     target: dict[str, Any] | None = None
@@ -70,9 +55,7 @@ class Apply(BaseModel):
     author: str = ""
     reason: str = "apply"
     texts: list[Text] = []
-
-
-Parse = Callable[[list[File]], Target]
+    expect: str = ""
 
 
 def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: dict[str, Any], routers: Sequence[APIRouter] = ()) -> FastAPI:
@@ -101,10 +84,16 @@ def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: di
 
     @app.post("/api/apply")
     def apply(order: Apply, request: Request) -> dict[str, Any]:
-        new = parse(order.files) if order.files is not None else _target_of(order)
+        new = target_of(order.target, order.files, parse)
         texts = tuple(YamlText(f.name, f.text) for f in order.files or order.texts)
         act = Act(author_of(request, order.author), order.reason, "apply", texts)
-        revision = runner.change(lambda now: new if order.replace else merged(now, new), act, new.routes.routes)
+
+        def edit(now: Target) -> Target:
+            if order.expect and fingerprint(now) != order.expect:
+                raise Conflict("the engine is no longer what the plan was made against; make a new one")
+            return new if order.replace else merged(now, new)
+
+        revision = runner.change(edit, act, new.routes.routes)
         return answer(revision, order.wait_s)
 
     @app.delete("/api/models/{name}")
@@ -121,15 +110,6 @@ def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: di
     for more in routers:
         app.include_router(more)
     return app
-
-
-def _target_of(order: Apply) -> Target:
-    if order.target is None:
-        raise InvalidArgument("give 'target' or 'files'")
-    try:
-        return Target.from_json(order.target)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidArgument(f"'target' is not a Target: {type(error).__name__}: {error}") from error
 
 
 async def _serving_error(_: Request, error: Exception) -> Response:

@@ -22,6 +22,7 @@ from serving.plan import (
     DeploymentTarget,
     EditRoute,
     EngineSettings,
+    Outlook,
     Plan,
     Rebatch,
     Replace,
@@ -33,6 +34,7 @@ from serving.plan import (
     Target,
     World,
     diff,
+    outlook,
 )
 from serving.routing import Route, RouteTable
 from serving.state import GatewayState
@@ -85,6 +87,10 @@ class Controller:
     def world(self) -> World:
         """What was asked for and seen last."""
         return self._world(self._seen)
+
+    def outlook(self, target: Target) -> Outlook:
+        """Return what accepting this target would do. Raises Unavailable while the cluster cannot be asked."""
+        return outlook(target, self.world, self._cluster.nodes(), self._cluster.shortage)
 
     def accept(self, target: Target, act: Act, again: Collection[str] = ()) -> int:
         """Keep the target as a revision and return its number; the same target twice is one revision.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from serving.control.event import Event, Filter, Recorded, Verdict
-from serving.plan import DeploymentTarget, EngineSettings, Target
+from serving.plan import DeploymentTarget, EngineSettings, Node, Target
 from serving.state import GatewayState
 
 
@@ -64,6 +64,9 @@ class Cluster(Protocol):
 
     def publish(self, state: GatewayState) -> list[Acknowledged]:
         """Give the state to all gateways; return who has it. One that does not answer in time is left out."""
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that live, and what they have free. Raises Unavailable while the cluster cannot be asked."""
 
     def shortage(self, deployment: DeploymentTarget) -> str:
         """Return why no replica of it can ever be placed on the nodes that there are, or ""."""

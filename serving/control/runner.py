@@ -12,7 +12,7 @@ from serving.control.controller import Controller
 from serving.control.ports import Revision
 from serving.control.status import Status
 from serving.errors import ServingError, Unavailable
-from serving.plan import Target, World
+from serving.plan import Outlook, Target, World
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,12 @@ class Runner:
         """Return the revision that is worked on, and what was asked for and seen last."""
         with self._turned:
             return self._controller.revision, self._controller.world
+
+    def outlook(self, edit: Callable[[Target], Target]) -> tuple[Revision | None, Target, Outlook]:
+        """Return what accepting what `edit` makes of the target now would do, with the revision that it stands on and that target."""
+        with self._turned:
+            target = edit(self._controller.target)
+            return self._controller.revision, target, self._controller.outlook(target)
 
     def wait(self, revision: int, timeout_s: float) -> Status:
         """Return the status when the revision (or a later one) is settled, or when the time is over."""

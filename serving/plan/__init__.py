@@ -1,6 +1,8 @@
 """What should be, what is, and the steps between. Pure values and functions: no clock, no files, no Ray.
 
 diff(Target, World) -> Plan        Target: from the YAML; World: observed; Plan: ordered Changes, each with its effect in words
+outlook(Target, World, nodes)      the same before it is done, with traffic, and resources against what is free
+drift(Target, Target)              where what was declared and what is accepted differ, value by value
 """
 
 from serving.plan.change import (
@@ -16,6 +18,9 @@ from serving.plan.change import (
     Stop,
 )
 from serving.plan.compare import diff
+from serving.plan.drift import Drift, drift
+from serving.plan.outlook import Outlook, fingerprint, outlook
+from serving.plan.room import Node
 from serving.plan.serve_app import app_name, code_version, key_of_app
 from serving.plan.target import DeploymentTarget, EdgeMode, EngineSettings, Target
 from serving.plan.world import Running, World
@@ -24,9 +29,12 @@ __all__ = [
     "Change",
     "ChangeSettings",
     "DeploymentTarget",
+    "Drift",
     "EdgeMode",
     "EditRoute",
     "EngineSettings",
+    "Node",
+    "Outlook",
     "Plan",
     "Rebatch",
     "Replace",
@@ -40,5 +48,8 @@ __all__ = [
     "app_name",
     "code_version",
     "diff",
+    "drift",
+    "fingerprint",
     "key_of_app",
+    "outlook",
 ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from serving.control.event import GENESIS, Event, Filter, Recorded, Verdict, chained, verify
 from serving.control.ports import Acknowledged, Revision, Seen, VersionSeen, YamlText
 from serving.hosting import VersionPlan
-from serving.plan import DeploymentTarget, EngineSettings, Target
+from serving.plan import DeploymentTarget, EngineSettings, Node, Target
 from serving.routing import Route, RouteTable
 from serving.state import GatewayState
 
@@ -22,6 +22,7 @@ class FakeCluster:
         self.gateways: set[str] = set()
         self.deaf: set[str] = set()
         """Gateways that run and do not answer."""
+        self.machines = [Node("n1", {"CPU": 8.0}, {"CPU": 8.0})]
         self.short: dict[str, str] = {}
         self.state: GatewayState | None = None
 
@@ -50,6 +51,9 @@ class FakeCluster:
         routed = {f"{r.endpoint}/{v}" for r in state.routes.routes.values() for v in r.versions}
         served = frozenset(key for key, v in self.versions.items() if v.running and key in routed)
         return [Acknowledged(g, state.revision, served) for g in sorted(self.gateways - self.deaf)]
+
+    def nodes(self) -> list[Node]:
+        return self.machines
 
     def shortage(self, deployment: DeploymentTarget) -> str:
         return self.short.get(deployment.key, "")

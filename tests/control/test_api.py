@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from serving.control.api import File, create_app
+from serving.control import plan_api, record_api
+from serving.control.api import create_app
 from serving.control.controller import Controller
+from serving.control.order import File
 from serving.control.runner import Runner
 from serving.errors import SpecError
 from serving.plan import Target
@@ -40,10 +42,19 @@ def ended() -> list[bool]:
 
 
 @pytest.fixture
-async def client(ended: list[bool]) -> AsyncIterator[httpx.AsyncClient]:
-    runner = Runner(Controller(EagerCluster(), FakeStore(), FakeClock()))
+def broken() -> list[str]:
+    """Versions whose files are no longer what they were."""
+    return []
+
+
+@pytest.fixture
+async def client(ended: list[bool], broken: list[str]) -> AsyncIterator[httpx.AsyncClient]:
+    store = FakeStore()
+    runner = Runner(Controller(EagerCluster(), store, FakeClock()))
     runner.start()
-    app = create_app(runner, _parse, lambda: ended.append(True), {"urls": {"rest": "http://127.0.0.1:8000"}})
+    about = {"urls": {"rest": "http://127.0.0.1:8000"}}
+    record = record_api.router(runner, store, lambda d: "it has changed" if d.key in broken else "", about)
+    app = create_app(runner, _parse, lambda: ended.append(True), about, [record, plan_api.router(runner, _parse)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8003") as client:
         yield client
     runner.stop()
@@ -115,3 +126,45 @@ async def test_another_site_cannot_end_the_engine(
 
 async def test_another_name_cannot_even_read(client: httpx.AsyncClient) -> None:
     assert (await client.get("/api/status", headers={"host": "rebound.example"})).status_code == 403
+
+
+async def test_a_plan_names_its_base_and_an_apply_onto_another_is_refused(client: httpx.AsyncClient) -> None:
+    await client.post("/api/apply", json={"target": target("mlp/1").to_json(), "wait_s": 10})
+    plan = (await client.post("/api/plan", json={"target": target("mlp/2").to_json()})).json()
+    assert plan["changes"][0]["effect"] == "mlp/2 starts on 1 replica"
+    assert plan["base"]["revision"] == 1
+    order = {"target": target("mlp/2").to_json(), "expect": plan["base"]["fingerprint"]}
+    await client.post("/api/apply", json={"target": target("echo/1").to_json()})
+    refused = await client.post("/api/apply", json=order)
+    assert (refused.status_code, refused.json()["error"][:47]) == (409, "the engine is no longer what the plan was made ")
+    await client.delete("/api/models/echo")
+    assert (await client.post("/api/apply", json=order)).status_code == 200
+
+
+async def test_a_model_goes_back_and_its_history_and_events_say_who_and_why(client: httpx.AsyncClient) -> None:
+    for keys in (["mlp/1", "mlp/2"], ["mlp/1", "mlp/2", "mlp/3"]):
+        files = [{"name": "a.yaml", "text": " ".join(keys)}]
+        await client.post("/api/apply", json={"files": files, "author": "ann", "reason": "better", "wait_s": 10})
+    back = (await client.post("/api/models/mlp/rollback", json={"author": "bob", "reason": "worse", "wait_s": 10})).json()
+    assert (back["revision"], back["to"], back["stable"], back["answering"]) == (3, 1, "2", {"mlp": "2"})
+    found = (await client.get("/api/history", params={"model": "mlp"})).json()["revisions"]
+    assert [(r["revision"], r["author"], r["reason"]) for r in found] == [(3, "bob", "worse"), (2, "ann", "better"), (1, "ann", "better")]
+    assert (await client.get("/api/revisions/2")).json()["files"] == [{"name": "a.yaml", "text": "mlp/1 mlp/2 mlp/3"}]
+    events = (await client.get("/api/events", params={"kind": "rollback"})).json()["events"]
+    assert [(e["who"], e["why"], e["model"], e["revision"]) for e in events] == [("bob", "worse", "mlp", 3)]
+    assert (await client.get("/api/events/verify")).json()["intact"]
+    assert (await client.get("/api/revisions/9")).status_code == 404
+
+
+async def test_a_version_whose_file_has_changed_is_not_started_again(client: httpx.AsyncClient, broken: list[str]) -> None:
+    for keys in (["mlp/1"], ["mlp/2"]):
+        await client.post("/api/apply", json={"target": target(*keys).to_json(), "wait_s": 10})
+    broken.append("mlp/1")
+    refused = await client.post("/api/models/mlp/rollback", json={})
+    assert (refused.status_code, refused.json()["error"]) == (409, "mlp/1 cannot be started as it was in revision 1: it has changed")
+    assert (await client.get("/api/status")).json()["answering"] == {"mlp": "2"}
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "after=-1", "limit=10001", "since=soon"])
+async def test_a_wrong_query_says_what_is_wrong(client: httpx.AsyncClient, query: str) -> None:
+    assert (await client.get(f"/api/events?{query}")).status_code == 400

@@ -1,0 +1,43 @@
+"""What comes in a body that says what should run: YAML texts or a Target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from serving.errors import InvalidArgument
+from serving.plan import Target
+
+
+class File(BaseModel):
+    """YAML text; paths in it start from `folder` on the engine's machine."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    text: str
+    folder: str = "."
+
+
+class Text(BaseModel):
+    """The YAML that a Target was made from, kept with its revision."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    text: str
+
+
+Parse = Callable[[list[File]], Target]
+
+
+def target_of(target: dict[str, Any] | None, files: list[File] | None, parse: Parse) -> Target:
+    """Return what the files say, else the target. Raises InvalidArgument where there is neither, or where it is none."""
+    if files is not None:
+        return parse(files)
+    if target is None:
+        raise InvalidArgument("give 'target' or 'files'")
+    try:
+        return Target.from_json(target)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidArgument(f"'target' is not a Target: {type(error).__name__}: {error}") from error
