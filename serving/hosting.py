@@ -20,6 +20,7 @@ class BatchPolicy:
     max_queue_bytes     the same, counted in payload bytes
     timeout_s           longest time in the queue where the request names none; 0 = no bound but its deadline
     execution           inline: in the loop's own thread (models of some 100 µs); thread: in a worker thread
+    max_streams         requests of a decoupled model that run at a time, each in a thread of its own; the others wait in the queue
     isolate             requests of a batch that raised run again, one by one; false where a model must see none twice
     """
 
@@ -30,6 +31,7 @@ class BatchPolicy:
     timeout_s: float = 0.0
     execution: Execution = "thread"
     isolate: bool = True
+    max_streams: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class VersionPlan:
     signature   as declared; None = taken from the artefact
     threads     threads that one call of the model may use
     warm_up     batch sizes to run before the version counts as ready; () = 1 and the largest
+    decoupled   a request has any number of answers; also where the artefact says so by itself
     """
 
     model: str
@@ -57,6 +60,7 @@ class VersionPlan:
     batching: BatchPolicy = BatchPolicy()
     threads: int = 1
     warm_up: tuple[int, ...] = ()
+    decoupled: bool = False
 
     @property
     def key(self) -> str:
@@ -73,7 +77,10 @@ class HostPlan:
     def to_json(self) -> dict[str, Any]:
         def version(v: VersionPlan) -> dict[str, Any]:
             return {
-                **{k: getattr(v, k) for k in ("model", "version", "runtime", "artefact", "entry", "weights", "options", "threads")},
+                **{
+                    k: getattr(v, k)
+                    for k in ("model", "version", "runtime", "artefact", "entry", "weights", "options", "threads", "decoupled")
+                },
                 "signature": v.signature.to_json() if v.signature else None,
                 "batching": asdict(v.batching),
                 "warm_up": list(v.warm_up),

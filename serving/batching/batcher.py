@@ -30,7 +30,7 @@ from typing import Any, cast
 from serving.batching.entry import Entry
 from serving.batching.nan import float_outputs, nan_rows
 from serving.batching.queue import Batch, Queue
-from serving.batching.reply import Parameters, unpack
+from serving.batching.reply import Parameters, model_error, unpack
 from serving.batching.stack import Arrays, Splitter, join
 from serving.errors import Cancelled, Code, DeadlineExceeded, ModelFailed, ServingError, Unavailable
 from serving.hosting import BatchPolicy
@@ -357,7 +357,7 @@ class Batcher:
                 outputs, parameters = unpack(outputs, self._model)
             nans = nan_rows(outputs, self._floats, batch.rows, self._batched)
         except BaseException as raised:  # a model may raise anything: SystemExit, the panics of Rust libraries
-            return _Outcome(batch, started, monotonic(), None, _model_error(raised))
+            return _Outcome(batch, started, monotonic(), None, model_error(raised))
         finally:
             self._busy_since = 0.0
         return _Outcome(batch, started, monotonic(), outputs, None, nans, parameters)
@@ -368,7 +368,7 @@ class Batcher:
         try:
             warm_up()
         except (Exception, SystemExit) as error:
-            ready.set_exception(error if isinstance(error, ServingError) else _model_error(error))
+            ready.set_exception(error if isinstance(error, ServingError) else model_error(error))
         else:
             ready.set_result(None)
 
@@ -449,12 +449,6 @@ class Batcher:
 
     def __repr__(self) -> str:
         return f"Batcher({self.key}, {'inline' if self._inline else 'thread'}, {self.open} open)"
-
-
-def _model_error(error: BaseException) -> ServingError:
-    if isinstance(error, ServingError):
-        return error
-    return ModelFailed(f"{type(error).__name__}: {error}")
 
 
 def _nothing() -> None:

@@ -40,8 +40,10 @@ class Batch:
 class Queue:
     """The queue of one version. Times in seconds on whatever clock `now` comes from."""
 
-    def __init__(self, model: str, policy: BatchPolicy) -> None:
+    def __init__(self, model: str, policy: BatchPolicy, alone: bool = False) -> None:
+        """alone: every request is a batch of its own, however many rows a request may have."""
         self._model = model
+        self._alone = alone
         self._buckets: dict[str, _Bucket] = {}
         self._full: dict[str, _Bucket] = {}
         self._heads: list[tuple[int, _Bucket]] = []
@@ -64,6 +66,7 @@ class Queue:
 
     def _take_policy(self, policy: BatchPolicy) -> None:
         self._max_rows = policy.max_batch_size or 1
+        self._batch_rows = 1 if self._alone else self._max_rows
         self._max_delay_s = policy.max_delay_s
         self._max_requests = policy.max_queue_requests
         self._max_bytes = policy.max_queue_bytes
@@ -221,7 +224,7 @@ class Queue:
     def _fill(self, bucket: _Bucket) -> Batch:
         entries: list[Entry] = []
         rows = nbytes = 0
-        limit = self._max_rows
+        limit = self._batch_rows
         room = True
         for level in tuple(bucket.levels):
             lane = bucket.lanes[level]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import ModelFailed
+from serving.errors import ModelFailed, ServingError
 from serving.inference import ParameterValue
 
 Parameters = tuple[tuple[str, ParameterValue], ...]
@@ -26,6 +26,11 @@ def unpack(reply: Any, model: str) -> tuple[Any, Parameters]:
     if len(parameters) > MAX_PARAMETERS:
         raise ModelFailed(f"model '{model}' returned {len(parameters)} parameters, at most {MAX_PARAMETERS} can be sent")
     return outputs, tuple(sorted((_name(key, model), _plain(key, value, model)) for key, value in parameters.items()))
+
+
+def model_error(raised: BaseException) -> ServingError:
+    """Return what a model raised as the error that its caller gets."""
+    return raised if isinstance(raised, ServingError) else ModelFailed(f"{type(raised).__name__}: {raised}")
 
 
 def _name(key: Any, model: str) -> str:

@@ -130,6 +130,15 @@ class Splitter:
             return results
         return [self.pick(pieces, entry.kind.wants, row, entry.kind.rows) for row, entry in _first_rows(entries)]
 
+    def alone(self, outputs: Arrays, wants: tuple[str, ...], parameters: Parameters = ()) -> tuple[Answer, bytes]:
+        """Return the answer that these outputs are alone, of all their rows, and a copy of its payload. Raises ModelFailed."""
+        rows = 1
+        if self._batched and isinstance(outputs, dict):
+            first = outputs.get(self._specs[0].name)
+            rows = first.shape[0] if isinstance(first, np.ndarray) and first.ndim else 1
+        answer, parts = self.pick(self.check(outputs, rows), wants, 0, rows, parameters)
+        return answer, b"".join(parts)
+
     def pick(
         self, pieces: Sequence[Piece], wants: tuple[str, ...], row: int, count: int, parameters: Parameters = ()
     ) -> tuple[Answer, Parts]:  # fmt: skip

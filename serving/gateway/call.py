@@ -15,6 +15,7 @@ from serving.gateway.client_limits import Client
 from serving.gateway.load import Load, new_loads
 from serving.gateway.tally import Cell, VersionTally
 from serving.inference import InferRequest, InferResponse
+from serving.protocol.generate import GenerateCodec
 from serving.protocol.grpc import GrpcCodec
 from serving.protocol.rest import RestCodec
 from serving.tensor import Signature
@@ -27,10 +28,21 @@ class Owner(Protocol):
         """Take the answer. Called once, never inside `submit`. Must not raise; what it raises is only logged."""
 
 
-class Canceller(Protocol):
-    """What a call tells when its owner has gone."""
+class StreamOwner(Owner, Protocol):
+    """The protocol side of a call to a decoupled model: `part` any number of times, then `answer` once, an error or without layout."""
 
-    def cancelled(self, call: Call) -> None: ...
+    def part(self, call: StreamCall, response: InferResponse) -> None:
+        """Take one of several answers, and say `call.took` when it has left."""
+
+
+class Home(Protocol):
+    """What a call and its channel tell of it, apart from its answer."""
+
+    def cancelled(self, call: Call) -> None:
+        """The owner has gone."""
+
+    def part(self, call: StreamCall, response: InferResponse, now: float) -> None:
+        """One of several answers has come."""
 
 
 NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
@@ -72,6 +84,9 @@ class Channel(Protocol):
 
     def cancel(self, call: Call) -> None:
         """Forget the call: its answer, should one come, is dropped."""
+
+    def took(self, call: Call, answers: int) -> None:
+        """Tell the replica that so many more of the call's answers have left."""
 
     def room(self) -> bool:
         """Say whether another call may be queued behind what the socket has not taken yet."""
@@ -124,11 +139,28 @@ class Served:
 
     key            "model/version", as in frames and `set_peers`
     at_most_once   a call is never sent twice (from the route)
+    decoupled      a call has any number of answers; `call` is the kind of it
     loads          what is under way, by urgency
     tally          counts; outlives this object
     """
 
-    __slots__ = ("at_most_once", "details", "grpc", "key", "loads", "model", "platform", "pool", "rest", "signature", "tally", "version")
+    __slots__ = (
+        "at_most_once",
+        "call",
+        "decoupled",
+        "details",
+        "generate",
+        "grpc",
+        "key",
+        "loads",
+        "model",
+        "platform",
+        "pool",
+        "rest",
+        "signature",
+        "tally",
+        "version",
+    )
 
     def __init__(self, description: Description, pool: Pool, tally: VersionTally, max_json_bytes: int) -> None:
         model, version, signature, platform, self.details = description
@@ -141,7 +173,10 @@ class Served:
         self.tally = tally
         self.rest = RestCodec(model, version, signature, max_json_bytes=max_json_bytes)
         self.grpc = GrpcCodec(model, version, signature)
+        self.generate = GenerateCodec(model, version, signature, max_json_bytes=max_json_bytes)
         self.at_most_once = False
+        self.decoupled = says_decoupled(description)
+        self.call: type[Call] = StreamCall if self.decoupled else Call
         self.loads = new_loads()
 
     @property
@@ -151,6 +186,11 @@ class Served:
 
     def __repr__(self) -> str:
         return f"Served({self.key}, {'ready' if self.ready else 'not ready'})"
+
+
+def says_decoupled(description: Description) -> bool:
+    """Say whether requests to the version may have any number of answers."""
+    return description.details.get("decoupled") is True
 
 
 class Call:
@@ -186,6 +226,7 @@ class Call:
     )  # fmt: skip
 
     bucket: set[Call] | None
+    parts = 0
 
     def __init__(
         self,
@@ -196,7 +237,7 @@ class Call:
         cell: Cell,
         payload_bytes: int,
         started: float,
-        service: Canceller,
+        service: Home,
         load: Load,
         channel: Channel | None = None,
         client: Client | None = None,
@@ -223,6 +264,39 @@ class Call:
         if self.open:
             self.service.cancelled(self)
 
+    @property
+    def heard(self) -> float:
+        """When something was last heard of it."""
+        return self.started
+
     def __repr__(self) -> str:
         state = "ended" if not self.open else "waiting" if self.channel is None else "in flight"
         return f"Call({self.served.key}, {state}, attempt {self.attempt})"
+
+
+class StreamCall(Call):
+    """A call to a decoupled model: it may have several answers. Its owner is a `StreamOwner`.
+
+    parts   answers so far; after the first one the call is never sent again
+    """
+
+    __slots__ = ("_heard", "parts")
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.parts = 0
+        self._heard = self.started
+
+    @property
+    def heard(self) -> float:
+        return self._heard
+
+    def note(self, now: float) -> None:
+        """An answer has come."""
+        self.parts += 1
+        self._heard = now
+
+    def took(self, answers: int) -> None:
+        """So many answers have left: the replica may send as many more."""
+        if self.channel is not None:
+            self.channel.took(self, answers)

@@ -14,14 +14,14 @@ from typing import Any, cast
 import orjson
 
 from serving.errors import Code, DecodeError, InvalidArgument
-from serving.gateway.call import NO_DETAILS, Call, ChannelOwner, Deliver, Description
+from serving.gateway.call import NO_DETAILS, Call, ChannelOwner, Deliver, Description, StreamCall
 from serving.gateway.layouts import LayoutCache, LayoutIds
 from serving.gateway.sharing import SharedMemory, Sharing
 from serving.inference import Buffer, InferResponse, Layout
 from serving.tensor import Signature
 from serving.wire import frame as wire
 from serving.wire.arena import SHARE_BYTES
-from serving.wire.frame import FLAG_SHM, KEY, MAX_COUNT, MAX_LAYOUTS, REQUEST, RESPONSE, RESPONSES, SLOT, Frame, FrameReader
+from serving.wire.frame import FLAG_EMPTY, FLAG_SHM, KEY, MAX_COUNT, MAX_LAYOUTS, REQUEST, RESPONSE, RESPONSES, SLOT, Frame, FrameReader
 
 SILENT_TICKS = 4
 """Ticks (of a second, see `Peers`) without a byte from a replica that was pinged: it is lost."""
@@ -68,6 +68,7 @@ class SocketChannel(asyncio.Protocol):
         # Down.
         self._queue: list[Call] = []
         self._cancels: list[int] = []
+        self._taken: dict[int, int] = {}
         self._scheduled = False
         self._calls: dict[int, Call] = {}
         self._key = 0
@@ -99,6 +100,11 @@ class SocketChannel(asyncio.Protocol):
             self._cancels.append(call.key)
             self._schedule()
 
+    def took(self, call: Call, answers: int) -> None:
+        if call.key:
+            self._taken[call.key] = self._taken.get(call.key, 0) + answers
+            self._schedule()
+
     def room(self) -> bool:
         return self._transport.get_write_buffer_size() < MAX_BUFFER_BYTES
 
@@ -111,6 +117,10 @@ class SocketChannel(asyncio.Protocol):
             cancels = self._cancels
             self._cancels = []
             parts.append(wire.encode_keys(wire.CANCEL, cancels))
+        if self._taken:
+            taken = self._taken
+            self._taken = {}
+            parts.append(wire.encode_taken(taken))
         if self._sharing.frees:
             frees = self._sharing.frees
             self._sharing.frees = []
@@ -228,8 +238,12 @@ class SocketChannel(asyncio.Protocol):
             part = payload[at:stop]
             at = stop
             if flags:
-                part = self._sharing.read(part)
-                nbytes = len(part)
+                if flags & FLAG_SHM:
+                    part = self._sharing.read(part)
+                    nbytes = len(part)
+                if flags > FLAG_SHM:
+                    self._take_one_of_many(key, layout_id, part, queue_us, compute_us, flags, now)
+                    continue
             call = calls.get(key)
             if call is not None:
                 served = call.served
@@ -251,6 +265,26 @@ class SocketChannel(asyncio.Protocol):
             # else: late, its call was cancelled
         if at != end:
             raise DecodeError(f"RESPONSES with {end} bytes of payload, whose records say otherwise")
+
+    def _take_one_of_many(
+        self, key: int, layout_id: int, part: memoryview, queue_us: int, compute_us: int, flags: int, now: float
+    ) -> None:  # fmt: skip
+        """Take an answer after which others come, or the end of them."""
+        call = self._calls.get(key)
+        if call is None:
+            return  # late, it was cancelled
+        if not isinstance(call, StreamCall):
+            raise DecodeError(f"one of several answers to a call of {call.served.key}, which gives one")
+        served = call.served
+        if flags & FLAG_EMPTY:
+            del self._calls[key]
+            self.inflight -= 1
+            self._deliver(call, InferResponse(served.model, served.version, None, b"", _OK, "", queue_us, compute_us, 1), now)
+            return
+        layout = self._layouts.get(layout_id)
+        if layout is None or layout.payload_bytes != len(part):
+            raise DecodeError(f"answer of {len(part)} bytes with layout {layout_id}, which is {layout}")
+        call.service.part(call, InferResponse(served.model, served.version, layout, part), now)
 
     def _take(self, frame: Frame) -> None:
         kind = frame.kind

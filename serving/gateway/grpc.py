@@ -98,6 +98,8 @@ class GrpcApi:
         except NotFound:
             check_version(asked.version)
             raise
+        if served.decoupled:
+            raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
         client = service.ask(served, connection.client) if service.clients is not None else None
         request, plan = served.grpc.decode(asked)
         request.deadline = deadline

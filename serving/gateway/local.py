@@ -41,6 +41,9 @@ class LocalChannel:
         self.inflight -= 1
         call.channel = None
 
+    def took(self, call: Call, answers: int) -> None:
+        pass
+
     def room(self) -> bool:
         return True
 

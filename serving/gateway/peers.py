@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.gateway.call import Call, Channel, Deliver, Description, Served
+from serving.gateway.call import Call, Channel, Deliver, Description, Served, says_decoupled
 from serving.gateway.channel import DRAINED, SocketChannel
 from serving.gateway.layouts import LayoutCache
 from serving.gateway.sharing import SharedMemory
@@ -243,7 +243,8 @@ class Peers:
 
     def _describe(self, key: str, description: Description, pool: PeerPool) -> None:
         served = self.served.get(key)
-        if served is None or (served.signature, served.platform, served.pool) != (description.signature, description.platform, pool):
+        said = (description.signature, description.platform, says_decoupled(description), pool)
+        if served is None or (served.signature, served.platform, served.decoupled, served.pool) != said:
             tally = self._tally.version(description.model, description.version)
             self.served[key] = Served(description, pool, tally, self._max_json_bytes)
         else:

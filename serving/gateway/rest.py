@@ -95,6 +95,8 @@ class RestApi:
     def _infer(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
         service = self._service
         served = service.resolve(model, version)
+        if served.decoupled:
+            raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
         client = service.ask(served, connection.client) if service.clients is not None else None
         if head.content_encoding:
             self._decompress(connection, head, body, served, client)

@@ -4,6 +4,8 @@ The life of a call
 1. `resolve` finds the version that answers; the protocol side decodes with that version's codec.
 2. `submit` lets it in (bounds, draining, an answer that can be expected in time), picks the replica with the least in flight, and sends it.
 3. The answer comes back from the channel and goes to the call's owner: exactly once. Whatever comes later is dropped.
+   - A decoupled model gives any number of answers before: `owner.part`. The gateway's bound is then on the time between two of
+     them, and the call is not sent again after the first.
    - Its deadline or the gateway's own bound is over first: DEADLINE_EXCEEDED from here, CANCEL to the replica.
    - The owner has gone: `call.cancel()`, CANCEL to the replica, no answer.
    - The replica is lost: the call goes once to another one, waiting up to RETRY_WAIT_S for one to appear;
@@ -18,11 +20,12 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from time import monotonic
+from typing import cast
 
 from serving.access.settings import AccessRules
 from serving.errors import Code, DeadlineExceeded, QueueFull, ReplicaLost, ServingError, TooManyRequests, Unavailable
 from serving.gateway.admission import Admission
-from serving.gateway.call import Call, Channel, Owner, Served
+from serving.gateway.call import Call, Channel, Owner, Served, StreamCall, StreamOwner
 from serving.gateway.client_limits import Client, ClientLimits, quotas_of
 from serving.gateway.deadlines import Deadlines
 from serving.gateway.load import QUEUED_US, RANKS, Load
@@ -167,7 +170,7 @@ class Service:
             raise
         cell = served.tally[protocol]
         cell.started += 1
-        call = Call(served, request, owner, plan, cell, payload_bytes, now, self, load, channel, client)
+        call = served.call(served, request, owner, plan, cell, payload_bytes, now, self, load, channel, client)
         if client is not None:
             client.requests += 1
         if deadline:
@@ -232,6 +235,14 @@ class Service:
         except Exception as e:
             # An owner's bug must not close the connection that its neighbours share.
             self._loop.call_exception_handler({"message": f"owner of {call!r} failed to take its answer", "exception": e})
+
+    def part(self, call: StreamCall, response: InferResponse, now: float) -> None:
+        """Give a call one of several answers (`call.Home`)."""
+        call.note(now)
+        try:
+            cast(StreamOwner, call.owner).part(call, response)
+        except Exception as e:
+            self._loop.call_exception_handler({"message": f"owner of {call!r} failed to take one of its answers", "exception": e})
 
     def _forget(self, call: Call) -> None:
         bucket = call.bucket
@@ -337,7 +348,7 @@ class Service:
         before = monotonic() - self.limits.request_timeout_s
         for channel in self._peers.channels():
             for call in channel.calls():
-                if call.started <= before:
+                if call.heard <= before:
                     self._overdue(call)
 
     # Lost replicas (`peers.PeersOwner`).
@@ -349,7 +360,7 @@ class Service:
         for call in sent:
             if not call.open:
                 continue
-            if call.attempt or call.served.at_most_once:
+            if call.attempt or call.served.at_most_once or call.parts:
                 self._fail(call, _replica_lost(call))
             elif 0.0 < call.request.deadline <= now:
                 self._fail(call, DeadlineExceeded(DEADLINE))

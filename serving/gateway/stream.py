@@ -1,6 +1,7 @@
-"""Open gRPC streams: ModelStreamInfer for ordinary models, and the health watch.
+"""Open gRPC streams: ModelStreamInfer, and the health watch.
 
-An InferStream answers in the order of its requests, one answer each. What goes wrong with one request is an answer too
+An InferStream answers in the order of its requests, one answer each; requests to decoupled models run beside these, and each has its own
+answers in their order (`several.py`). What goes wrong with one request is an answer too
 (`error_message`), and the stream goes on. Bounded: at most about `MAX_PENDING` requests and `MAX_PENDING_BYTES` of a stream are
 under way, and a client that does not read its answers is not read from either.
 """
@@ -13,12 +14,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
-from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable
-from serving.gateway.call import Call
+from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable, Unsupported
+from serving.gateway.call import Call, Served, StreamCall
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Head
 from serving.gateway.ports import Cancellable
 from serving.gateway.service import DEADLINE, STOPPING, Service
+from serving.gateway.several import Several
 from serving.gateway.special import SpecialCall
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
@@ -104,6 +106,8 @@ class InferStream(_Open):
         self._visitor = head.visitor
         self._pending: deque[_Slot] = deque()
         self._pending_bytes = 0
+        self._several: dict[Several, None] = {}
+        """Requests to decoupled models."""
         self._ended = False
         self._used = False
         """Has had a request."""
@@ -178,6 +182,9 @@ class InferStream(_Open):
             except NotFound:
                 check_version(asked.version)
                 raise
+            if served.decoupled:
+                self._take_decoupled(slot, asked, served)
+                return
             service = self._service
             client = service.ask(served, self.connection.client) if service.clients is not None else None
             request, plan = served.grpc.decode(asked)
@@ -189,6 +196,29 @@ class InferStream(_Open):
         except ServingError as error:
             slot.error = error
             self._flush()
+
+    def _take_decoupled(self, slot: _Slot, asked: GrpcHead, served: Served) -> None:
+        """Submit a request that may have several answers, and stands in nobody's way. Raises ServingError, with the slot where it was."""
+        service = self._service
+        client = service.ask(served, self.connection.client) if service.clients is not None else None
+        request, plan = served.grpc.decode(asked)
+        if plan.special is not None:
+            raise Unsupported(f"'{served.model}' is decoupled: its tensors are neither in shared memory nor answered as classes")
+        request.deadline = self._deadline
+        several = Several(self, slot.id, slot.nbytes)
+        several.call = cast(StreamCall, service.submit(served, request, several, plan, "grpc", client))
+        self._pending.pop()
+        self._several[several] = None
+
+    def answered_by(self, several: Several) -> None:
+        """A request to a decoupled model has something to send."""
+        try:
+            if self._writable and not self.over and several.send():
+                self._several.pop(several, None)
+                self._pending_bytes -= several.nbytes
+                self._flush()
+        except Exception as error:
+            self.connection.bug(error)
 
     def answered(self) -> None:
         """One of the slots has its answer."""
@@ -207,23 +237,43 @@ class InferStream(_Open):
             pending.popleft()
             self._pending_bytes -= slot.nbytes
             if slot.error is not None:
-                if self._fails_stream:
-                    self.end(slot.error)
-                    return
-                self.send([messages.stream_error(slot.error.message, slot.id)])
+                self.send_error(slot.error, slot.id)
             else:
                 self.send(slot.parts or [])
+        for several in list(self._several) if self._several else ():
+            if not self.over and self._writable and several.send():
+                self._several.pop(several, None)
+                self._pending_bytes -= several.nbytes
         if self.over:
             return
-        if not pending and self._ended:
+        if pending or self._several:
+            self._read_on()
+        elif self._ended:
             self.end()
-        elif not pending and self._draining and (self._used or self._closed):
+        elif self._draining and (self._used or self._closed):
             self.end(Unavailable(STOPPING))
         else:
             self._read_on()
 
+    @property
+    def taking(self) -> bool:
+        """The client reads its answers."""
+        return self._writable
+
+    def send_error(self, error: ServingError, id: str) -> None:
+        """Say what went wrong with a request: in its place, or as the end of the stream where the client wants that."""
+        if self._fails_stream:
+            self.end(error)
+        else:
+            self.send([messages.stream_error(error.message, id)])
+
     def _read_on(self) -> None:
-        if self._writable and not self._closed and len(self._pending) < MAX_PENDING and self._pending_bytes < MAX_PENDING_BYTES:
+        if (
+            self._writable
+            and not self._closed
+            and len(self._pending) + len(self._several) < MAX_PENDING
+            and self._pending_bytes < MAX_PENDING_BYTES
+        ):
             self.connection.resume_reading()
         else:
             self.connection.pause_reading()
@@ -236,6 +286,9 @@ class InferStream(_Open):
             if slot.call is not None and slot.parts is None and slot.error is None:
                 slot.call.cancel()
         self._pending.clear()
+        for several in self._several:
+            several.cancel()
+        self._several.clear()
 
 
 class _Slot:

@@ -19,6 +19,7 @@ class Model(Protocol):
     signature    valid after `load`; shapes without the batch dimension where it is batched
     platform     what clients see as the model's platform ("pytorch_exported")
     own_inputs   predict wants fresh writable arrays; else it gets read-only ones, without a copy where that is possible
+    decoupled    predict returns an iterator of answers, each like that of an ordinary `predict`, or just one, or None; after `load`
     parametric   predict takes the parameters of the batch as a second argument; valid after `load`
     """
 
@@ -26,6 +27,7 @@ class Model(Protocol):
     platform: str
     own_inputs: bool
     parametric: bool
+    decoupled: bool
 
     def load(self) -> None:
         """Bring the artefact into memory. Raises ServingError that says what is wrong and where. May run in any thread."""

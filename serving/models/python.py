@@ -11,6 +11,11 @@ Parameters, both ways: `predict(self, inputs, parameters)` gets the parameters o
 numbers (requests with other parameters are in other batches), and any `predict` may return `({"y": ...}, {"tokens": 12})`: every
 request of the batch gets these back.
 
+Decoupled: a `predict` that is a generator function (or `decoupled: true` in the YAML, for one that returns an iterator) yields any
+number of answers to a request, each a dict or (dict, parameters), sent as it comes. A call gets one request, in a thread of its own;
+up to `max_streams` run at once. The rows of an answer need not be those of the request. When the client has gone, the generator is
+closed where it stands, at its `yield`: `finally` and `with` run.
+
 Each version's file becomes a module of its own name, so two versions never share globals. The file's folder goes to the end of
 sys.path, for its helpers.
 """
@@ -48,6 +53,7 @@ class PythonModel:
         self._user: Any = None
         self.predict: Callable[..., Any] = _not_loaded
         self.parametric = False
+        self.decoupled = False
 
     def load(self) -> None:
         plan = self._plan
@@ -62,13 +68,18 @@ class PythonModel:
         self.signature = settle(plan, None if own is None else parse(plan, own), names=True)
         self.predict = predict
         self.parametric = takes_parameters(predict)
+        self.decoupled = plan.decoupled or inspect.isgeneratorfunction(predict)
 
     def warm_up(self, batches: list[Arrays]) -> list[Arrays]:
         own = getattr(self._user, "warm_up", None)
         if own is not None:
             own()
             return []
+        if self.decoupled:
+            batches = batches[:1]
         replies = [self.predict(batch, {}) if self.parametric else self.predict(batch) for batch in batches]
+        if self.decoupled:
+            replies = [reply for reply in map(_first, replies) if reply is not None]
         return [reply[0] if isinstance(reply, tuple) and reply else reply for reply in replies]
 
     def check(self) -> None:
@@ -125,6 +136,19 @@ def _import(plan: VersionPlan, path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def _first(reply: Any) -> Any:
+    """Return the first answer of a decoupled model, None where it gives none; the others are not asked for: there may be no end of them."""
+    if reply is None or isinstance(reply, (dict, tuple)):
+        return reply
+    answers = iter(reply)
+    try:
+        return next(answers, None)
+    finally:
+        close = getattr(answers, "close", None)
+        if close is not None:
+            close()
 
 
 def _not_loaded(inputs: Arrays) -> Arrays:

@@ -67,6 +67,7 @@ class TorchModel:
 
     own_inputs = True
     parametric = False
+    decoupled = False
     signature: Signature
     platform: str
 

@@ -70,7 +70,7 @@ class GrpcCodec:
         self.version = version
         self._contract = Contract(model, version, signature)
         self._known: Recent[bytes, _Known] = Recent(256, 1 << 20)
-        self._answers: Recent[tuple[str, ...], GrpcAnswer] = Recent(64)
+        self._answers: Recent[tuple[tuple[str, ...], bool], GrpcAnswer] = Recent(64)
 
     def decode(self, head: GrpcHead) -> tuple[InferRequest, GrpcPlan]:
         """Return the request and how to answer it; the payload is the raws (or typed contents written as raws).
@@ -123,10 +123,12 @@ class GrpcCodec:
     def _accept(self, declared: Declared) -> _Known:
         priority, timeout_us, parameters = declared.control
         accepted = self._contract.accept(declared.names, declared.labels, declared.shapes, declared.outputs, parameters)
-        answer = self._answers.find(accepted.outputs)
+        key = (accepted.outputs, declared.empty_final)
+        answer = self._answers.find(key)
         if answer is None:
-            answer = GrpcAnswer(self.model, self.version, accepted.outputs or tuple([s.name for s in self._contract.signature.outputs]))
-            self._answers.keep(accepted.outputs, answer)
+            outputs = accepted.outputs or tuple([s.name for s in self._contract.signature.outputs])
+            answer = GrpcAnswer(self.model, self.version, outputs, declared.empty_final)
+            self._answers.keep(key, answer)
         special = None
         if declared.special:
             inputs = shared_inputs(accepted, declared.shared, self._contract)

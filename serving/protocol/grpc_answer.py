@@ -31,9 +31,11 @@ class _Head:
 class GrpcAnswer:
     """Outputs in model order. Keeps the head per layout of the response."""
 
-    __slots__ = ("_heads", "_model", "_outputs", "_version")
+    __slots__ = ("_heads", "_model", "_outputs", "_version", "empty_final")
 
-    def __init__(self, model: str, version: str, outputs: tuple[str, ...]) -> None:
+    def __init__(self, model: str, version: str, outputs: tuple[str, ...], empty_final: bool = False) -> None:
+        """empty_final: after the last of several answers the client wants an empty one."""
+        self.empty_final = empty_final
         self._model = model
         self._version = version
         self._outputs = outputs

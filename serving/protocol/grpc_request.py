@@ -25,7 +25,8 @@ _CONTENTS: Final = {
     "bytes_contents": ("BYTES",),
 }
 _LENGTH: Final = Struct("<I")
-_ALLOWED: Final = ("triton_enable_empty_final_response",)
+_EMPTY_FINAL: Final = "triton_enable_empty_final_response"
+_ALLOWED: Final = (_EMPTY_FINAL,)
 
 
 class Declared:
@@ -36,11 +37,17 @@ class Declared:
     classes, regions  of those outputs that are wanted so, by name
     """
 
-    __slots__ = ("classes", "contents", "control", "labels", "names", "outputs", "regions", "shapes", "shared")
+    __slots__ = ("classes", "contents", "control", "empty_final", "labels", "names", "outputs", "regions", "shapes", "shared")
 
     def __init__(self, message: Any) -> None:
         """Read a ModelInferRequest. Raises InvalidArgument and Unsupported."""
-        self.control = control.read(_values(message.parameters), _ALLOWED) if message.parameters else control.NONE
+        values = _values(message.parameters) if message.parameters else {}
+        self.control = control.read(values, _ALLOWED) if values else control.NONE
+        empty_final = values.get(_EMPTY_FINAL, False)
+        if not isinstance(empty_final, bool):
+            raise InvalidArgument(f"parameter '{_EMPTY_FINAL}' has invalid type. It should be 'bool'.")
+        self.empty_final = empty_final
+        """The client wants to be told by a message of its own that a decoupled model has no more answers."""
         inputs = list(message.inputs)
         self.names: tuple[str, ...] = tuple([i.name for i in inputs])
         self.labels: tuple[str, ...] = tuple([i.datatype for i in inputs])

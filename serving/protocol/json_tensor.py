@@ -116,6 +116,12 @@ def binary_only_output(dtype: DType, name: str) -> InvalidArgument:
     )  # fmt: skip
 
 
+def flat(data: list[Any]) -> list[Any]:
+    """Return the elements of a list that may hold lists. Raises InvalidArgument for nesting beyond MAX_DEPTH."""
+    elements, depth = _flatten(data)
+    return _walk(elements, depth) if list in set(map(type, elements)) else elements
+
+
 def _flatten(data: list[Any]) -> tuple[list[Any], int]:
     """Peel off the levels that begin with a list; return what is left, with the depth of its elements.
 

@@ -91,6 +91,15 @@ def stream_response(parts: Sequence[Buffer], final: bool = True) -> list[Buffer]
     return [b"\x12" + varint(size), *parts, last]
 
 
+def stream_end(model: str, version: str, id: str = "") -> bytes:
+    """Return the empty ModelStreamInferResponse behind the last of several answers."""
+    answer = ModelStreamInferResponse()
+    inner = answer.infer_response
+    inner.model_name, inner.model_version, inner.id = model, version, id
+    inner.parameters["triton_final_response"].bool_param = True
+    return bytes(answer.SerializeToString())
+
+
 def stream_error(message: str, id: str = "") -> bytes:
     """Return a ModelStreamInferResponse that says what went wrong with the request of that id. The stream goes on."""
     answer = ModelStreamInferResponse(error_message=message.encode("utf-8", "replace").decode())

@@ -28,6 +28,8 @@ def make(model: str, signature: Signature, platform: str, details: Mapping[str, 
     versions   all that clients can call; instances: replicas that serve this one
     """
     config = ModelConfig(name=model, platform=platform, max_batch_size=signature.max_batch_size)
+    if details.get("decoupled"):
+        config.model_transaction_policy.decoupled = True
     runtime = str(details.get("runtime", ""))
     config.backend = _BACKENDS.get(runtime, runtime)
     config.default_model_filename = str(details.get("file", ""))

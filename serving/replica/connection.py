@@ -12,6 +12,7 @@ import orjson
 from serving.batching.batcher import Batcher
 from serving.batching.entry import Answer, Entry, Kind
 from serving.batching.queue import FULL
+from serving.batching.streams import Streamer
 from serving.errors import Code, DecodeError, InvalidArgument, NotFound, ServingError, Unavailable
 from serving.inference import Buffer, Layout
 from serving.replica.intake import check
@@ -21,7 +22,7 @@ from serving.replica.turn import Turn
 from serving.tensor import Signature
 from serving.wire import frame as wire
 from serving.wire.arena import SHARE_BYTES, Arena
-from serving.wire.frame import FLAG_SHM, REQUEST, RESPONSE, SLOT, Frame, FrameReader
+from serving.wire.frame import FLAG_EMPTY, FLAG_MORE, FLAG_SHM, REQUEST, RESPONSE, SLOT, Frame, FrameReader
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Version:
 
     __slots__ = ("batcher", "signature")
 
-    def __init__(self, batcher: Batcher, signature: Signature) -> None:
+    def __init__(self, batcher: Batcher | Streamer, signature: Signature) -> None:
         self.batcher = batcher
         self.signature = signature
 
@@ -67,7 +68,7 @@ class Known(Kind):
 
     __slots__ = ("batcher", "error")
 
-    def __init__(self, layout: Layout, batched: bool, batcher: Batcher | None, error: ServingError | None) -> None:
+    def __init__(self, layout: Layout, batched: bool, batcher: Batcher | Streamer | None, error: ServingError | None) -> None:
         super().__init__(layout, batched)
         self.batcher = batcher
         self.error = error
@@ -162,9 +163,9 @@ class Connection(asyncio.Protocol):
         pending = self._pending
         payload = frame.payload
         at = 0
-        batcher: Batcher | None = None
+        batcher: Batcher | Streamer | None = None
         entries: list[Entry] = []
-        runs: list[tuple[Batcher, list[Entry]]] = []
+        runs: list[tuple[Batcher | Streamer, list[Entry]]] = []
         for key, layout_id, budget_us, nbytes, priority, flags, _attempt, timeout_us in REQUEST.iter_unpack(frame.table):
             stop = at + nbytes
             kind = known[layout_id] if layout_id < wire.MAX_LAYOUTS else None
@@ -211,6 +212,9 @@ class Connection(asyncio.Protocol):
                 entry = self._pending.get(key)
                 if entry is not None:
                     _cancel(entry)
+        elif kind == wire.TAKEN:
+            for key, answers in wire.TAKE.iter_unpack(frame.table):
+                self._taken(key, answers)
         elif kind == wire.FREE:
             self._sharing.free(frame.table)
         elif kind == wire.PING:
@@ -258,7 +262,9 @@ class Connection(asyncio.Protocol):
 
     # ---- Owner: answers that go out
 
-    def answer(self, entry: Entry, answer: Answer, parts: tuple[Buffer, ...], queue_us: int, compute_us: int, batch_rows: int) -> None:
+    def answer(
+        self, entry: Entry, answer: Answer, parts: tuple[Buffer, ...], queue_us: int, compute_us: int, batch_rows: int, flags: int = 0
+    ) -> None:
         """Add the answer to the frame that leaves at the end of this turn."""
         if self._pending.pop(entry.key, None) is None:
             return
@@ -269,11 +275,10 @@ class Connection(asyncio.Protocol):
         if queue_us > _MAX_U32 or compute_us > _MAX_U32:
             queue_us, compute_us = min(queue_us, _MAX_U32), min(compute_us, _MAX_U32)
         table = self._table
-        flags = 0
         if nbytes >= SHARE_BYTES and self._sharing.writable:
             record = self._sharing.write(parts, nbytes)
             if record is not None:
-                flags, nbytes, parts = FLAG_SHM, SLOT.size, (record,)
+                flags, nbytes, parts = flags | FLAG_SHM, SLOT.size, (record,)
         if entry.slot >= 0:
             self._frees.append(entry.slot)
         table.append(RESPONSE.pack(entry.key, layout_id, nbytes, queue_us, compute_us, batch_rows, 0, flags, 0))
@@ -283,6 +288,36 @@ class Connection(asyncio.Protocol):
             self._turn.flush(self)
         elif len(table) == wire.MAX_COUNT:
             self._seal()
+
+    def part(self, entry: Entry, answer: Answer, parts: tuple[Buffer, ...]) -> None:
+        """Add one of several answers to the frame; the request stays open, and so does the slot that it lies in."""
+        if entry.key in self._pending:
+            slot, entry.slot = entry.slot, -1
+            self.answer(entry, answer, parts, 0, 0, 0, FLAG_MORE)
+            entry.slot = slot
+            self._pending[entry.key] = entry
+
+    def over(self, entry: Entry, queue_us: int, compute_us: int) -> None:
+        """Add to the frame that a request has no more answers."""
+        if self._pending.pop(entry.key, None) is None:
+            return
+        if entry.slot >= 0:
+            self._frees.append(entry.slot)
+        queue_us, compute_us = min(queue_us, _MAX_U32), min(compute_us, _MAX_U32)
+        self._table.append(RESPONSE.pack(entry.key, 0, 0, queue_us, compute_us, entry.kind.rows, 0, FLAG_EMPTY, 0))
+        self._turn.flush(self)
+        if len(self._table) == wire.MAX_COUNT:
+            self._seal()
+
+    def _taken(self, key: int, answers: int) -> None:
+        entry = self._pending.get(key)
+        if entry is None:
+            return  # it is over, or was refused
+        kind = entry.kind
+        assert isinstance(kind, Known)
+        if not isinstance(kind.batcher, Streamer):
+            raise DecodeError(f"TAKEN of request {key}, which has one answer")
+        kind.batcher.taken(entry, answers)
 
     def refuse(self, entry: Entry, code: Code, message: str, retry_after_s: float = 0.0) -> None:
         """Add an error to the frame that leaves at the end of this turn."""

@@ -22,6 +22,7 @@ import uvloop
 
 from serving.batching.batcher import Batcher
 from serving.batching.stack import Splitter, zeros
+from serving.batching.streams import Streamer
 from serving.errors import AlreadyExists, Internal, InvalidArgument, ServingError, Unavailable
 from serving.hosting import HostPlan, VersionPlan
 from serving.models.model import Model
@@ -79,7 +80,7 @@ class ReplicaHost:
         self._site: Site | None = None
         self._servers: list[asyncio.Server] = []
         self._models: dict[str, Model] = {}
-        self._batchers: dict[str, Batcher] = {}
+        self._batchers: dict[str, Batcher | Streamer] = {}
         self._beat = 0.0
         self._closed = Event()
 
@@ -180,7 +181,8 @@ class ReplicaHost:
         ready: list[tuple[str, Future[None]]] = []
         for plan in self.plan.versions:
             model = self._models[plan.key]
-            batcher = self._batchers[plan.key] = Batcher(
+            run = Streamer if model.decoupled else Batcher
+            batcher = self._batchers[plan.key] = run(
                 plan.key, model.signature, plan.batching, model.predict, model.own_inputs, self._loop, self._turn.wake, model.parametric
             )
             say(plan.key, "warming up")
@@ -213,7 +215,7 @@ class ReplicaHost:
             signature = replace(model.signature, max_batch_size=plan.batching.max_batch_size)
             site.versions[plan.key] = Version(self._batchers[plan.key], signature)
             version = {"model": plan.model, "version": plan.version, "signature": signature.to_json(), "platform": model.platform}
-            versions.append({**version, "details": details(plan, self._device)})
+            versions.append({**version, "details": {**details(plan, self._device), "decoupled": model.decoupled}})
         site.hello = {"protocol": PROTOCOL, "replica": self.replica_id, "versions": versions}
 
     # ---- in the loop
@@ -300,7 +302,10 @@ def _warming(plan: VersionPlan, model: Model) -> Callable[[], None]:
             answers = model.warm_up([zeros(signature, rows) for rows in sizes])
             splitter = Splitter(plan.model, signature)
             for rows, answer in zip(sizes, answers, strict=False):
-                splitter.check(answer, rows)
+                if model.decoupled:
+                    splitter.alone(answer, ())
+                else:
+                    splitter.check(answer, rows)
         except ServingError:
             raise
         except Exception as error:

@@ -8,12 +8,17 @@ records back to back. All numbers little-endian.
     RESPONSES  table: count × RESPONSE    payload: tensor bytes of each (code OK) or the message as UTF-8 (else)
     DEFINE     table: layout id u32       payload: the Layout as JSON; later records of this direction may use the id
     CANCEL     table: count × key u32
+    TAKEN      table: count × (key u32 · answers u32)  (the gateway has passed on so many more of the answers to a request)
     FREE       table: count × offset u64  (shared memory slots of the receiver that the sender has done with)
     HELLO, PING, PONG, DRAIN              payload: JSON, may be empty
 
 Why layouts are defined once per connection: names, shapes and parameters of a request are the same for nearly all
 requests of a client; sending them once leaves a 32-byte record and the tensor bytes. Either side keeps at most
 `MAX_LAYOUTS` and reuses ids, so a peer with ever new shapes costs one DEFINE per request and no memory.
+
+A request to a decoupled model has any number of records in RESPONSES: answers with FLAG_MORE, and one last record without it, which
+is an error or, with FLAG_EMPTY, nothing but the end. TAKEN lets the replica go on: it sends only
+so many answers to a request that nobody has taken yet (`batching/streams.py`).
 
 A record with FLAG_SHM has 16 bytes of payload: offset u64 · length u64 in the sender's shared memory (`arena.py`).
 `payload_bytes` of the record then counts these 16 bytes.
@@ -36,9 +41,13 @@ RESPONSE = Struct("<IIQIIIBBH")
 KEY = Struct("<I")
 OFFSET = Struct("<Q")
 SLOT = Struct("<QQ")
+TAKE = Struct("<II")
+"""key · answers"""
 
-HELLO, DEFINE, REQUESTS, RESPONSES, CANCEL, FREE, PING, PONG, DRAIN = range(1, 10)
+HELLO, DEFINE, REQUESTS, RESPONSES, CANCEL, FREE, PING, PONG, DRAIN, TAKEN = range(1, 11)
 FLAG_SHM = 1
+FLAG_MORE = 2
+FLAG_EMPTY = 4
 
 MAX_COUNT = 0xFFFF
 MAX_LAYOUTS = 1024
@@ -55,6 +64,7 @@ _RECORD_BYTES = {
     PING: 0,
     PONG: 0,
     DRAIN: 0,
+    TAKEN: TAKE.size,
 }
 
 
@@ -85,6 +95,16 @@ def encode_define(layout_id: int, body: bytes) -> bytes:
 def encode_keys(kind: int, keys: list[int]) -> bytes:
     """Return CANCEL frames for the keys: one, or as many as MAX_COUNT asks for."""
     return _encode_words(kind, "I", 4, keys)
+
+
+def encode_taken(answers: dict[int, int]) -> bytes:
+    """Return TAKEN frames for these numbers of answers, by key."""
+    frames = []
+    keys = list(answers)
+    for at in range(0, len(keys), MAX_COUNT):
+        part = keys[at : at + MAX_COUNT]
+        frames.append(encode(TAKEN, len(part), b"".join([TAKE.pack(key, answers[key]) for key in part]), 0))
+    return b"".join(frames)
 
 
 def encode_offsets(offsets: list[int]) -> bytes:

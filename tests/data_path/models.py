@@ -10,6 +10,7 @@ from serving.tensor import DType, Signature, TensorSpec
 SOURCE = '''
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -53,6 +54,52 @@ class Told:
         return {"y": inputs["x"] + np.float32(parameters.get("add", 0))}, {"rows": len(inputs["x"]), **told}
 
 
+class Count:
+    """Answers `n` times: 0, 1, 2 .. Then raises where asked to. Notes in a folder what becomes of it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def warm_up(self):
+        pass
+
+    def predict(self, inputs, parameters):
+        n = int(inputs["n"][0, 0])
+        name = parameters.get("name", "")
+        width = int(parameters.get("width", 1))
+        array = np.empty((1, width), np.int32)
+        ended = "closed"
+        try:
+            for i in range(n):
+                while parameters.get("gate") and i and os.path.exists(self.folder + "/gate"):
+                    time.sleep(0.002)
+                if name:
+                    Path(self.folder, f"{name}.at").write_text(str(i))
+                array[:] = i
+                yield {"i": array}, {"left": n - i - 1}
+            if parameters.get("raise"):
+                raise ValueError("counted too far")
+            ended = "finished"
+        finally:
+            if name:
+                Path(self.folder, name).write_text(ended)
+
+
+class Rows:
+    """Gives no dict where it is asked for the row 13, one dict for even ones, and an iterator for odd ones."""
+
+    def predict(self, inputs):
+        n = int(inputs["n"][0, 0])
+        if n == 13:
+            return None
+        if n == 14:
+            return 5
+        if n == 15:
+            return iter([{"i": "text"}])
+        answer = {"i": np.full((n, 1), n, np.int32)}
+        return [answer, answer] if n % 2 else answer
+
+
 class Whole:
     def predict(self, inputs):
         return {"y": inputs["x"].T.copy()}
@@ -72,15 +119,19 @@ def signature(dtype: DType, inputs: tuple[str, ...], outputs: tuple[str, ...], s
 
 
 def plan(directory: Path, gate: Path) -> HostPlan:
-    """Write the models' file and return what holds them all: `echo_*`, `gate`, `marked`, `pair` (versions 1 and 2), `told`, `whole`."""
+    """Write the models' file and return what holds them all; `pair` has two versions."""
     path = directory / "models.py"
     path.write_text(SOURCE)
 
     def version(model: str, entry: str, what: Signature, number: str = "1", **policy: object) -> VersionPlan:
         batching = BatchPolicy(max_batch_size=what.max_batch_size, **{"execution": "inline", **policy})  # type: ignore[arg-type]
-        options = {"path": str(gate)} if entry == "Gate" else {}
-        return VersionPlan(model, number, "python", str(path), entry, options=options, signature=what, batching=batching)
+        options = {"Gate": {"path": str(gate)}, "Count": {"folder": str(gate.parent)}}.get(entry, {})
+        return VersionPlan(
+            model, number, "python", str(path), entry, options=options, signature=what, batching=batching, decoupled=entry == "Rows"
+        )
 
+    number = TensorSpec("n", DType.INT32, (1,))
+    many = Signature((number,), (TensorSpec("i", DType.INT32, (-1,)),), 8)
     pair = signature(DType.INT32, ("a", "b"), ("sum", "difference"), (16,), 8)
     return HostPlan(
         (
@@ -90,6 +141,9 @@ def plan(directory: Path, gate: Path) -> HostPlan:
             version("marked", "Marked", signature(DType.FP32, ("x",), ("y",), (3,), 8), max_delay_s=0.002),
             version("pair", "Pair", pair, execution="thread", max_delay_s=0.002),
             version("pair", "Pair", pair, "2"),
+            version("count", "Count", many, max_streams=40),
+            version("few", "Count", many, max_streams=2, max_queue_requests=3),
+            version("rows", "Rows", many),
             version("told", "Told", signature(DType.FP32, ("x",), ("y",), (2,), 8), execution="thread", max_delay_s=0.002),
             version("whole", "Whole", signature(DType.FP32, ("x",), ("y",), (-1, -1), 0)),
         )

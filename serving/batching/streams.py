@@ -1,0 +1,409 @@
+"""Runs the requests of one decoupled version: a generator each, in threads. Beside `Batcher`, with the same face for connections.
+
+    loop thread      push → queue → step: expired ones leave, threads are woken or started; answers and ends are handed on
+    worker threads   (up to policy.max_streams) take a request each, and drive its generator to the end
+
+A generator stands still at its `yield` while its client has not taken what came before (MAX_UNTAKEN, UNTAKEN_BYTES), and is
+closed there when the client has gone. Answers are copied, so a generator may yield the same array again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from threading import Condition, Lock, Thread, current_thread
+from time import monotonic
+from typing import Any, Protocol, cast
+
+from serving.batching.batcher import Counts, Predict
+from serving.batching.entry import Answer, Entry, Owner
+from serving.batching.queue import Queue
+from serving.batching.reply import Parameters, model_error, unpack
+from serving.batching.stack import Splitter, join
+from serving.errors import Cancelled, Code, ModelFailed, ServingError, Unavailable
+from serving.hosting import BatchPolicy
+from serving.inference import Buffer
+from serving.tensor import Signature
+
+log = logging.getLogger(__name__)
+
+MAX_UNTAKEN = 32
+"""Answers of a request that may be on their way to its client."""
+UNTAKEN_BYTES = 1 << 20
+"""The same in bytes of payload; reached by the answer that goes over it."""
+
+
+class StreamOwner(Owner, Protocol):
+    """Who sent a request that may have several answers. `refuse` or `over` is the last thing that is said about it."""
+
+    def part(self, entry: Entry, answer: Answer, parts: tuple[Buffer, ...]) -> None: ...
+
+    def over(self, entry: Entry, queue_us: int, compute_us: int) -> None: ...
+
+
+class _Run:
+    """A request whose generator runs. `sizes`: bytes of the answers that nobody has taken yet, oldest first.
+
+    since   when the model was last asked for an answer that has not come; 0.0 = it is not being asked
+    """
+
+    __slots__ = ("cancelled", "entry", "gate", "nbytes", "since", "sizes", "spent", "started")
+
+    def __init__(self, entry: Entry, gate: Condition, started: float) -> None:
+        self.entry = entry
+        self.gate = gate
+        self.started = started
+        self.spent = 0.0
+        self.since = 0.0
+        self.sizes: deque[int] = deque()
+        self.nbytes = 0
+        self.cancelled = False
+
+    @property
+    def may_go_on(self) -> bool:
+        return self.cancelled or (len(self.sizes) < MAX_UNTAKEN and self.nbytes < UNTAKEN_BYTES)
+
+
+class _Event:
+    """An answer of a run, or its end: then `answer` is None, and `error` says why it ended early."""
+
+    __slots__ = ("answer", "error", "payload", "run")
+
+    def __init__(self, run: _Run, answer: Answer | None, payload: bytes, error: ServingError | None) -> None:
+        self.run = run
+        self.answer = answer
+        self.payload = payload
+        self.error = error
+
+
+class Streamer:
+    """The queue, the threads and the counters of one version. All methods but `start`, `check` and `stop` belong to the loop's thread.
+
+    Arguments as those of `Batcher`. In `counts`, a batch is one generator that has ended.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        signature: Signature,
+        policy: BatchPolicy,
+        predict: Predict,
+        own_inputs: bool,
+        loop: asyncio.AbstractEventLoop,
+        wake: Callable[[Streamer], None],
+        parametric: bool = False,
+    ) -> None:
+        self.key = key
+        self.counts = Counts()
+        self.policy = policy
+        self.open = 0
+        """Entries pushed and not over yet."""
+        self._model = key.partition("/")[0]
+        self._predict = predict
+        self._own = own_inputs
+        self._parametric = parametric
+        self._loop = loop
+        self._wake = wake
+        self._splitter = Splitter(self._model, signature)
+        # shared with the threads, under the lock
+        self._lock = Lock()
+        self._ready = Condition(self._lock)
+        self._queue = Queue(self._model, replace(policy, max_delay_s=0.0), alone=True)
+        self._threads: set[Thread] = set()
+        self._idle = 0
+        self._starting = 0
+        self._runs: dict[Entry, _Run] = {}
+        self._stopping = False
+        # written by the threads, read by the loop
+        self._events: deque[_Event] = deque()
+        self._posted = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, warm_up: Callable[[], None]) -> Future[None]:
+        """Run `warm_up` in one of the threads; the future says how it ended. Callable from any thread."""
+        ready: Future[None] = Future()
+        with self._lock:
+            self._start_thread(warm_up, ready)
+        return ready
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End the threads; generators are closed at their next `yield`."""
+        with self._lock:
+            self._stopping = True
+            for run in self._runs.values():
+                self._cancel_run(run)
+            self._ready.notify_all()
+            threads = list(self._threads)
+        until = monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, until - monotonic()))
+
+    def set_policy(self, policy: BatchPolicy) -> None:
+        """Take over a policy. What runs goes on, even where fewer may run now."""
+        with self._lock:
+            self.policy = policy
+            self._queue.set_policy(replace(policy, max_delay_s=0.0))
+            self._ready.notify_all()
+        self._wake(self)
+
+    def check(self, stuck_after_s: float) -> None:
+        """Raise Unavailable when all threads have waited too long for an answer of the model."""
+        with self._lock:
+            since = [run.since for run in self._runs.values() if run.since]
+            full = len(since) >= self.policy.max_streams
+        if full and monotonic() - max(since) > stuck_after_s:
+            raise Unavailable(f"all {len(since)} streams of model '{self.key}' have waited for it for {monotonic() - max(since):.0f} s")
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Return (requests, payload bytes) that wait."""
+        return self._queue.requests, self._queue.nbytes
+
+    # ---- in the loop's thread
+
+    def push(self, entries: Sequence[Entry], now: float) -> None:
+        """Queue the entries that arrived in one frame; those that cannot be taken are refused at once."""
+        refused: list[tuple[Entry, ServingError]] = []
+        with self._lock:
+            for entry in entries:
+                try:
+                    self._queue.push(entry, now)
+                except ServingError as error:
+                    refused.append((entry, error))
+        self.counts.requests += len(entries)
+        self.open += len(entries)
+        for entry, reason in refused:
+            self._refuse(entry, reason.code, reason.message)
+        self._wake(self)
+
+    def cancel(self, entry: Entry) -> None:
+        """Forget the entry: out of the queue at once; a generator that runs is closed at its next `yield`, then CANCELLED is said."""
+        with self._lock:
+            removed = self._queue.remove(entry)
+            entry.cancelled = True
+            run = self._runs.get(entry)
+            if run is not None:
+                self._cancel_run(run)
+        if removed:
+            self._refuse(entry, Code.CANCELLED, "cancelled")
+
+    def taken(self, entry: Entry, answers: int) -> None:
+        """The client has taken so many more of the answers."""
+        with self._lock:
+            run = self._runs.get(entry)
+            if run is not None:
+                for _ in range(min(answers, len(run.sizes))):
+                    run.nbytes -= run.sizes.popleft()
+                run.gate.notify()
+
+    def step(self) -> None:
+        """Do what is due: refuse the expired, wake or start threads, set the timer for the next look."""
+        now = monotonic()
+        with self._lock:
+            late = self._queue.expire(now)
+            waiting = self._queue.requests
+            if waiting:
+                self._ready.notify(waiting)
+                missing = waiting - self._idle - self._starting
+                for _ in range(min(missing, self.policy.max_streams - len(self._threads))):
+                    self._start_thread(_nothing, Future())
+            due = self._queue.expires_at()
+        for entry in late:
+            self._refuse(entry, entry.code, "Deadline Exceeded" if entry.code == Code.DEADLINE_EXCEEDED else "Request timeout expired")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer = self._loop.call_later(max(0.0, due - now), self._wake, self)
+
+    def _hand_on(self) -> None:
+        """Give the owners what the threads have made."""
+        self._posted = False  # before looking: what comes from now on posts again
+        events = self._events
+        while events:
+            event = events.popleft()
+            run = event.run
+            entry = run.entry
+            owner = cast(StreamOwner, entry.owner)
+            if event.answer is not None:
+                if not entry.cancelled:
+                    self._guarded(owner.part, entry, event.answer, (event.payload,))
+            else:
+                self._end(run, entry, owner, event.error)
+        self._wake(self)
+
+    def _end(self, run: _Run, entry: Entry, owner: StreamOwner, error: ServingError | None) -> None:
+        counts = self.counts
+        counts.batches += 1
+        counts.rows += entry.kind.rows
+        counts.compute_s += run.spent
+        counts.queue_s += run.started - entry.arrived
+        if entry.cancelled:
+            error = Cancelled("cancelled")
+        if error is not None:
+            self._refuse(entry, error.code, error.message)
+            return
+        self.open -= 1
+        counts.answered += 1
+        self._guarded(owner.over, entry, int((run.started - entry.arrived) * 1e6), int(run.spent * 1e6))
+
+    def _refuse(self, entry: Entry, code: Code, message: str) -> None:
+        self.open -= 1
+        counts = self.counts
+        if code == Code.CANCELLED:
+            counts.cancelled += 1
+        elif code in (Code.DEADLINE_EXCEEDED, Code.QUEUE_TIMEOUT):
+            counts.expired += 1
+        elif code == Code.QUEUE_FULL:
+            counts.refused += 1
+        else:
+            counts.failed += 1
+        self._guarded(entry.owner.refuse, entry, code, message)
+
+    def _guarded(self, act: Callable[..., None], *arguments: Any) -> None:
+        try:
+            act(*arguments)
+        except Exception as bug:
+            self._loop.call_exception_handler({"message": f"'{self.key}': an answer could not be handed on", "exception": bug})
+
+    # ---- under the lock
+
+    def _start_thread(self, warm_up: Callable[[], None], ready: Future[None]) -> None:
+        thread = Thread(target=self._work, args=(warm_up, ready), name=f"stream {self.key}", daemon=True)
+        self._threads.add(thread)
+        self._starting += 1
+        thread.start()
+
+    def _cancel_run(self, run: _Run) -> None:
+        run.cancelled = True
+        run.gate.notify()
+
+    # ---- worker threads
+
+    def _work(self, warm_up: Callable[[], None], ready: Future[None]) -> None:
+        try:
+            warm_up()
+        except (Exception, SystemExit) as error:
+            ready.set_exception(model_error(error))
+        else:
+            ready.set_result(None)
+        with self._lock:
+            self._starting -= 1
+        while True:
+            run = self._next()
+            if run is None:
+                return
+            reason = self._drive(run)
+            with self._lock:
+                del self._runs[run.entry]
+            self._post(_Event(run, None, b"", reason))
+
+    def _next(self) -> _Run | None:
+        """Wait for a request. None: this thread shall end."""
+        with self._lock:
+            while not self._stopping and len(self._threads) <= self.policy.max_streams:
+                now = monotonic()
+                batch = self._queue.take(now)
+                if batch is not None:
+                    (entry,) = batch.entries
+                    run = self._runs[entry] = _Run(entry, Condition(self._lock), now)
+                    return run
+                self._idle += 1
+                self._ready.wait()
+                self._idle -= 1
+            self._threads.discard(current_thread())
+        return None
+
+    def _drive(self, run: _Run) -> ServingError | None:
+        """Ask the model for answers until it has no more, or nobody wants them. Returns what was wrong."""
+        answers: Iterator[Any] | None = None
+        try:
+            answers = self._begin(run)
+            wants = run.entry.kind.wants
+            while self._wait(run):
+                reply = self._ask(run, answers)
+                if reply is _NO_MORE:
+                    return None
+                if run.cancelled:
+                    return Cancelled("cancelled")
+                parameters: Parameters = ()
+                if type(reply) is tuple:
+                    reply, parameters = unpack(reply, self._model)
+                answer, payload = self._splitter.alone(reply, wants, parameters)
+                with self._lock:
+                    run.sizes.append(len(payload))
+                    run.nbytes += len(payload)
+                self._post(_Event(run, answer, payload, None))
+            return Cancelled("cancelled")
+        except BaseException as raised:  # a model may raise anything: SystemExit, the panics of Rust libraries
+            return model_error(raised)
+        finally:
+            run.since = 0.0
+            _close(answers, self.key)
+
+    def _begin(self, run: _Run) -> Iterator[Any]:
+        """Call the model; return its answers."""
+        entry = run.entry
+        run.since = began = monotonic()
+        inputs = join((entry,), entry.kind.rows, self._own)
+        reply = self._predict(inputs, dict(entry.kind.layout.parameters)) if self._parametric else self._predict(inputs)
+        run.spent += monotonic() - began
+        run.since = 0.0
+        if reply is None:
+            return iter(())
+        if isinstance(reply, (dict, tuple)):
+            return iter((reply,))
+        try:
+            return iter(reply)
+        except TypeError:
+            raise ModelFailed(
+                f"model '{self._model}' returned a {type(reply).__name__}, expected a dict of numpy arrays by name, or an iterator of such"
+            ) from None
+
+    def _ask(self, run: _Run, answers: Iterator[Any]) -> Any:
+        run.since = began = monotonic()
+        reply = next(answers, _NO_MORE)
+        run.spent += monotonic() - began
+        run.since = 0.0
+        return reply
+
+    def _wait(self, run: _Run) -> bool:
+        """Wait until the client has room for one more answer; False where it has gone."""
+        with self._lock:
+            while not run.may_go_on:
+                run.gate.wait()
+        return not run.cancelled
+
+    def _post(self, event: _Event) -> None:
+        self._events.append(event)
+        if not self._posted:
+            self._posted = True
+            try:
+                self._loop.call_soon_threadsafe(self._hand_on)
+            except RuntimeError:  # the replica has stopped meanwhile
+                log.debug("'%s': an answer came after the end", self.key)
+
+    def __repr__(self) -> str:
+        return f"Streamer({self.key}, {self.open} open, {len(self._runs)} running)"
+
+
+_NO_MORE = object()
+
+
+def _close(answers: Iterator[Any] | None, key: str) -> None:
+    """Close a generator where it stands; other iterators may have no `close`."""
+    close = getattr(answers, "close", None)
+    if close is None:
+        return
+    try:
+        close()
+    except BaseException as raised:
+        log.warning("'%s': closing the generator raised %s: %s", key, type(raised).__name__, raised)
+
+
+def _nothing() -> None:
+    return None
