@@ -13,7 +13,8 @@ from serving.bench.encode import Encoding
 from serving.bench.load import Load, Open
 from serving.bench.scenario import Asked, Driver, Scenario
 from serving.bench.target import Wire
-from serving.spec.face import Face, Seconds, Text, Version
+from serving.spec.face import Seconds, Text, Version
+from serving.spec.strict import Face
 
 
 def _default(cls: type, name: str) -> Any:

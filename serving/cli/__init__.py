@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import bench, control, plan, record, schema, up, validate
+from serving.cli import bench, control, credentials, keys, plan, record, schema, up, validate
 
 app = typer.Typer(
     name="serving",
@@ -21,7 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (up, plan, control, record, validate, schema, bench):
+app.callback()(credentials.options)
+for _module in (up, plan, control, record, keys, validate, schema, bench):
     _module.register(app)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import httpx
 import typer
 
+from serving.cli.credentials import headers, trust
 from serving.cli.files import declared, texts, user_name
 from serving.cli.output import fail, print_json, print_lines, print_table, say
 from serving.cli.saved_plan import SavedPlan
@@ -83,7 +84,7 @@ def down(url: Url = DEFAULT_URL, timeout: Timeout = 120.0) -> None:
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         try:
-            httpx.get(f"{url}/api/ready", timeout=2.0)
+            httpx.get(f"{url}/api/ready", timeout=2.0, verify=trust(url), trust_env=False)
         except httpx.TransportError:
             say("the engine drains and ends")
             return
@@ -129,7 +130,9 @@ def follow(url: str, revision: int, timeout_s: float, models: Collection[str] = 
 def ask(method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:
     """Return the API's answer; what went wrong ends the command with one sentence."""
     try:
-        response = httpx.request(method, url.rstrip("/") + path, json=json, timeout=30.0, trust_env=False)
+        response = httpx.request(
+            method, url.rstrip("/") + path, json=json, headers=headers(url), verify=trust(url), timeout=30.0, trust_env=False
+        )
         body: dict[str, Any] = response.json()
     except httpx.InvalidURL as error:
         fail(f"{url} is not a URL: {error}")
@@ -138,5 +141,6 @@ def ask(method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:
     except ValueError:
         fail(f"{url} is not the control API of an engine: it answered {response.status_code} without JSON")
     if response.is_error:
-        fail(str(body.get("error", f"the engine answered {response.status_code}")))
+        hint = "; give --api-key or set SERVING_API_KEY" if response.status_code == 401 else ""
+        fail(str(body.get("error", f"the engine answered {response.status_code}")) + hint)
     return body

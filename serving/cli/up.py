@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
 import secrets
@@ -15,10 +16,12 @@ from typing import Annotated
 
 import typer
 
+from serving.cli.credentials import default_state_dir
 from serving.cli.files import texts, user_name
-from serving.cli.output import fail, print_lines
+from serving.cli.output import fail, print_lines, say
 from serving.cluster import environment, leftovers
 from serving.cluster.boot import RUN_PREFIX, Boot
+from serving.plan import Target
 from serving.spec import InvalidSpec, load
 
 STATE_DIR_HELP = "Where revisions and logs are kept. Default: $XDG_STATE_HOME/serving, else ~/.local/state/serving."
@@ -36,17 +39,21 @@ def up(
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Prometheus metrics.")] = 8002,
     control_port: Annotated[int, typer.Option(min=1, max=65535, help="The control API.")] = 8003,
     state_dir: Annotated[Path | None, typer.Option(help=STATE_DIR_HELP)] = None,
+    access: Annotated[str, typer.Option(help="on or off: ask for keys and tokens, whatever the files say.")] = "",
     ray_address: Annotated[str, typer.Option(help="A Ray that runs already; none: one of our own is started.")] = "",
 ) -> None:
     """Serve what the files declare, in the foreground. Ctrl-C drains and ends it; a second one does not wait."""
     started = time.monotonic()
+    if access not in ("", "on", "off"):
+        raise typer.BadParameter(f"expected on or off, got '{access}'", param_hint="--access")
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port, "control_port": control_port}
     try:
         target = load(files) if files else None
     except InvalidSpec as invalid:
         print_lines(map(str, invalid.problems))
         raise typer.Exit(1) from None
-    state = (state_dir or _default_state_dir()).absolute()
+    state = (state_dir or default_state_dir()).absolute()
+    _warn(host, access, target)
     _lock(state)
     _clear(state)
     _check_ports(host, ports)
@@ -62,6 +69,7 @@ def up(
         ray_address=ray_address,
         engine=secrets.token_hex(8),
         started=started,
+        access=access,
         author=user_name(),
     )
     file = run_dir / "boot.json"
@@ -78,8 +86,22 @@ def _write_secret(file: Path) -> None:
     file.write_text(secrets.token_hex(32))
 
 
-def _default_state_dir() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "serving"
+def _warn(host: str, access: str, target: Target | None) -> None:
+    """Say so where everybody who reaches the ports may do everything."""
+    if ipaddress.ip_address(host).is_loopback if _is_address(host) else host == "localhost":
+        return
+    on = access == "on" or (access != "off" and target is not None and target.settings.access.enabled)
+    if not on and (target is not None or access == "off"):
+        say(f"warning: {host} is not this machine alone, and access is off: whoever reaches it may ask every model and change everything;")
+        say("         --access on asks for keys")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _lock(state: Path) -> None:

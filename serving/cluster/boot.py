@@ -20,6 +20,7 @@ class Boot:
     run_dir       sockets; a short private path, made anew at each start
     ray_address   a Ray that is there, or "" for one of our own
     engine        tag of this start; every process of it has it in its environment as SERVING_ENGINE
+    access        "on" or "off" whatever the YAML says, "": as it says
     started       when the command was given, on the machine's monotonic clock in seconds
     author        who gave it
     """
@@ -34,6 +35,7 @@ class Boot:
     ray_address: str
     engine: str
     started: float
+    access: str = ""
     author: str = "up"
 
     def to_json(self) -> str:
@@ -56,6 +58,10 @@ class Boot:
     @property
     def texts_file(self) -> Path:
         return Path(self.run_dir) / "files.json"
+
+    @property
+    def access_forced(self) -> bool | None:
+        return None if not self.access else self.access == "on"
 
     @property
     def target_file(self) -> Path:

@@ -9,10 +9,12 @@ from typing import Any
 from serving.cluster import directory
 from serving.cluster.ray_cluster import GATEWAYS, RayCluster
 from serving.cluster.shell import enter
-from serving.control import plan_api, record_api
+from serving.control import keys_api, plan_api, record_api
 from serving.control.api import ApiServer, create_app
 from serving.control.controller import Controller
 from serving.control.desk import Desk
+from serving.control.guard import Guard
+from serving.control.keyring import Keyring
 from serving.control.order import File
 from serving.control.runner import Runner, SystemClock
 from serving.control.store import SqliteStore
@@ -31,18 +33,20 @@ class Office:
         told, _ = enter(boot, "controller")
         cluster = RayCluster(told)
         store = SqliteStore(told.database)
-        self._runner = Runner(Controller(cluster, store, SystemClock()))
+        clock = SystemClock()
+        keyring = Keyring(store, Path(told.state_dir), clock.now, told.access_forced)
+        self._runner = Runner(Controller(cluster, store, clock, keyring.rules))
         directory.listen(GATEWAYS, lambda _: self._runner.wake())
         cluster.follow_gateways()
         down = Path(told.run_dir) / DOWN
         about = {"urls": told.urls, "engine": told.engine}
-        app = create_app(
-            self._runner,
-            _parse,
-            down.touch,
-            about,
-            [record_api.router(self._runner, store, changed, about), plan_api.router(self._runner, _parse)],
-        )
+        routers = [
+            record_api.router(self._runner, store, changed, about),
+            plan_api.router(self._runner, _parse),
+            keys_api.router(self._runner, keyring),
+        ]
+        guard = Guard(keyring, lambda: self._runner.target.settings)
+        app = create_app(self._runner, _parse, down.touch, about, routers, guard)
         self._api = ApiServer(app, told.host, told.control_port)
         self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {"status": lambda _: self._runner.status.to_json()})
         self._api.start()

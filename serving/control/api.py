@@ -28,9 +28,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.access.credential import CHALLENGE
 from serving.control.acceptance import Act
-from serving.control.author import author_of
+from serving.control.author import author_of, identity_of
 from serving.control.edit import Conflict, merged, without
+from serving.control.guard import Guard, permitted
 from serving.control.order import File, Parse, Text, target_of
 from serving.control.ports import YamlText
 from serving.control.runner import Runner
@@ -40,7 +42,15 @@ from serving.plan import Target, fingerprint
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 3600.0
-_STATUS = {Code.NOT_FOUND: 404, Code.INVALID_ARGUMENT: 400, Code.UNAVAILABLE: 503}
+_STATUS = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.UNAVAILABLE: 503,
+}
+_CHALLENGE = {"www-authenticate": CHALLENGE.decode().partition(": ")[2].strip()}
 Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)]
 
 
@@ -58,9 +68,22 @@ class Apply(BaseModel):
     expect: str = ""
 
 
-def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: dict[str, Any], routers: Sequence[APIRouter] = ()) -> FastAPI:
-    """Return the ASGI application. `about` is added to every status; `down` is to end the engine soon, not at once."""
+Middleware = Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]
+
+
+def create_app(
+    runner: Runner,
+    parse: Parse,
+    down: Callable[[], None],
+    about: dict[str, Any],
+    routers: Sequence[APIRouter] = (),
+    guard: Guard | None = None,
+) -> FastAPI:
+    """Return the ASGI application. `about` is added to every status; `down` is to end the engine soon, not at once;
+    `guard` looks who asks."""
     app = FastAPI(title="serving", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    if guard is not None:
+        app.middleware("http")(_identified(guard))
     app.middleware("http")(_same_site_only)
     app.exception_handler(ServingError)(_serving_error)
     app.exception_handler(RequestValidationError)(_validation_error)
@@ -93,7 +116,7 @@ def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: di
                 raise Conflict("the engine is no longer what the plan was made against; make a new one")
             return new if order.replace else merged(now, new)
 
-        revision = runner.change(edit, act, new.routes.routes)
+        revision = runner.change(permitted(identity_of(request), edit), act, new.routes.routes)
         return answer(revision, order.wait_s)
 
     @app.delete("/api/models/{name}")
@@ -114,13 +137,27 @@ def create_app(runner: Runner, parse: Parse, down: Callable[[], None], about: di
 
 async def _serving_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ServingError)
-    return JSONResponse({"error": error.message}, 409 if isinstance(error, Conflict) else _STATUS.get(error.code, 500))
+    headers = _CHALLENGE if error.code is Code.UNAUTHENTICATED else None
+    return JSONResponse({"error": error.message}, 409 if isinstance(error, Conflict) else _STATUS.get(error.code, 500), headers)
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     words = [f"{'.'.join(str(step) for step in e['loc'][1:]) or 'body'}: {e['msg']}" for e in error.errors()]
     return JSONResponse({"error": "; ".join(words)}, 400)
+
+
+def _identified(guard: Guard) -> Middleware:
+    async def identified(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Find out who asks, before anything of the body is read."""
+        try:
+            headers = dict(reversed(request.headers.raw))
+            request.state.identity = guard.admit(request.method, request.url.path, headers)
+        except ServingError as error:
+            return await _serving_error(request, error)
+        return await go_on(request)
+
+    return identified
 
 
 async def _same_site_only(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:

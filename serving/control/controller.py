@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
+from serving.access.settings import AccessRules, AccessSettings
 from serving.control.acceptance import Act, accept
 from serving.control.event import Event
 from serving.control.ports import Acknowledged, Clock, Cluster, Revision, Seen, Store, VersionSeen
@@ -49,10 +50,19 @@ UNTOLD = 1000
 """Events that wait for the disk; of more, the oldest are lost."""
 
 
+Access = Callable[[AccessSettings], AccessRules | None]
+
+
+def _everybody(_: AccessSettings) -> None:
+    """Access is off."""
+
+
 class Controller:
     """Not thread-safe: one thread calls `accept` and `tick`; `status` may be read from anywhere."""
 
-    def __init__(self, cluster: Cluster, store: Store, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, store: Store, clock: Clock, access: Access = _everybody) -> None:
+        """access: from what the settings say to what gateways have to check."""
+        self._access = access
         self._cluster = cluster
         self._store = store
         self._clock = clock
@@ -82,6 +92,11 @@ class Controller:
     @property
     def revision(self) -> Revision | None:
         return self._revision
+
+    @property
+    def told(self) -> bool:
+        """Whether every gateway has what was published last."""
+        return not self._behind(self._seen)
 
     @property
     def world(self) -> World:
@@ -187,7 +202,7 @@ class Controller:
             else:
                 self._routes[change.subject] = change.after
         settings = self.target.settings
-        draft = GatewayState(RouteTable(0, dict(self._routes)), settings.limits, settings.server_name)
+        draft = GatewayState(RouteTable(0, dict(self._routes)), settings.limits, settings.server_name, access=self._access(settings.access))
         if self._state is None or replace(self._state, routes=replace(self._state.routes, revision=0)) != draft:
             number = self._store.next_publication()
             self._state = replace(draft, routes=replace(draft.routes, revision=number))

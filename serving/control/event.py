@@ -8,6 +8,7 @@ receiver has every hash) tells that, too. Kinds are words with dots:
     traffic live                                       all gateways have a route; another version, or other contents, holds the endpoint
     version.ready version.failed version.down version.stopped
     replica.lost replica.back gateways                 processes that went or came without having been asked to
+    key.created key.revoked                            API keys; never their secrets
     engine.started engine.stopped store.recovered
 """
 

@@ -37,6 +37,7 @@ class Runner:
         self._wanted = threading.Event()
         self._stopping = False
         self._beat = time.monotonic()
+        self._turns = 0
         self._thread = threading.Thread(target=self._run, name="controller", daemon=True)
 
     def start(self) -> None:
@@ -84,6 +85,13 @@ class Runner:
             self._turned.wait_for(lambda: self.status.settled and self.status.revision >= revision, timeout_s)
             return self.status
 
+    def tell(self, timeout_s: float) -> bool:
+        """Have gateways told what has changed beside the target; return whether all of them know when the time is over."""
+        with self._turned:
+            after = self._turns
+            self._wanted.set()
+            return self._turned.wait_for(lambda: self._turns > after and self._controller.told, timeout_s)
+
     def healthy(self, longest_s: float = 60.0) -> None:
         """Raise Unavailable when no tick has ended for so long."""
         late = time.monotonic() - self._beat
@@ -108,5 +116,6 @@ class Runner:
                 # the controller must outlive what it did not expect; the next tick observes anew
                 log.exception("tick")
                 return TROUBLED_S
+            self._turns += 1
             self._turned.notify_all()
             return IDLE_S if self.status.settled else BUSY_S

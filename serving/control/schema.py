@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Column as C
 from sqlalchemy import Float, Index, Integer, MetaData, String, Table, Text
 
-HEAD = "0002"
+HEAD = "0003"
 """A database with this in `alembic_version` has exactly these tables."""
 
 metadata = MetaData()
@@ -34,4 +34,12 @@ events = Table(
     Index("events_by_model", "model", "number"),
 )
 deliveries = Table("deliveries", metadata, C("url", String, primary_key=True), C("event", Integer, nullable=False))
+access_keys = Table(
+    "access_keys",
+    metadata,
+    C("id", String, primary_key=True),
+    C("name", String, nullable=False),
+    C("body", Text, nullable=False),
+    C("revoked", Float, nullable=False),
+)
 version = Table("alembic_version", metadata, C("version_num", String(32), primary_key=True))

@@ -28,6 +28,7 @@ from sqlalchemy.exc import DatabaseError
 
 from serving.control import journal, schema
 from serving.control.event import Event, Filter, Recorded, Verdict, verify
+from serving.control.keyring import StoredKey
 from serving.control.ports import Revision, YamlText
 from serving.errors import InvalidArgument, Unavailable
 from serving.plan import Target
@@ -104,6 +105,17 @@ class SqliteStore:
         """Follow the chain of all events; `head`: see `event.verify`."""
         with self._reading() as connection:
             return verify(journal.every(connection), head)
+
+    def all_keys(self) -> list[StoredKey]:
+        with self._reading() as connection:
+            return [StoredKey.from_json(json.loads(row.body)) for row in connection.execute(select(schema.access_keys))]
+
+    def put_key(self, key: StoredKey, events: Iterable[Event], at: float) -> None:
+        row = {"id": key.hash.id, "name": key.hash.name, "body": json.dumps(key.to_json()), "revoked": key.revoked}
+        statement = upsert(schema.access_keys).values(**row)
+        with self._writing() as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
+            journal.append(connection, events, at)
 
     def newest_event(self) -> int:
         """Return the number of the last event, 0 where there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
+from serving.access.settings import AccessSettings, TlsSettings
 from serving.hosting import HostPlan, VersionPlan
 from serving.routing import RouteTable
 from serving.state import GatewayLimits
@@ -17,6 +18,8 @@ class EngineSettings:
     """What belongs to the engine and to no model.
 
     gateways   processes that speak REST and gRPC
+    access     whether the engine asks who somebody is
+    tls        certificates; taken when the engine starts, their files are read again when they change
     edge       auto: HAProxy only where there is TLS; grpc: gRPC goes through it, REST does not; always: both do; off: never
     """
 
@@ -24,13 +27,18 @@ class EngineSettings:
     edge: EdgeMode = "auto"
     server_name: str = "serving"
     limits: GatewayLimits = field(default_factory=GatewayLimits)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{**value, "limits": GatewayLimits(**value["limits"])})
+        value = dict(value)
+        access = AccessSettings.from_json(value.get("access", {"enabled": False}))
+        tls = TlsSettings(**value.get("tls", {}))
+        return cls(**{**value, "limits": GatewayLimits(**value["limits"]), "access": access, "tls": tls})
 
 
 @dataclass(frozen=True, slots=True)

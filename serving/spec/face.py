@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from serving.hosting import BatchPolicy, Execution
 from serving.plan import DeploymentTarget, EdgeMode, EngineSettings
+from serving.spec.security_face import AccessFace, TlsFace
+from serving.spec.strict import Face
 from serving.state import GatewayLimits
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -53,10 +55,6 @@ Version = Annotated[
     BeforeValidator(_version_text),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^(0|[1-9][0-9]{0,17})$"}]}),
 ]
-
-
-class Face(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class LimitsFace(Face):
@@ -285,6 +283,8 @@ class EngineFace(Face):
     )
     server_name: Text = Field(default=_engine.server_name, description="Name that the server's metadata shows.")
     limits: LimitsFace = Field(default_factory=LimitsFace, description="Bounds that protect the engine from its clients.")
+    access: AccessFace = Field(default_factory=AccessFace, description="Who may ask and change what: API keys and tokens. Off by default.")
+    tls: TlsFace = Field(default_factory=TlsFace, description="Certificates for all ports. Taken when the engine starts.")
     models: dict[str, ModelFace] = Field(
         default_factory=dict,
         description="The models, by name.",

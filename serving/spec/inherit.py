@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 from serving.hosting import Execution
-from serving.spec.face import BatchingFace, Face, ModelFace, ResourcesFace, SharedFace, SignatureFace, VersionFace, WarmUpFace
+from serving.spec.face import BatchingFace, ModelFace, ResourcesFace, SharedFace, SignatureFace, VersionFace, WarmUpFace
 from serving.spec.problem import Path
+from serving.spec.strict import Face
 
 _Section = TypeVar("_Section", bound=Face)
 

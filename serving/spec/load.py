@@ -16,6 +16,7 @@ from serving.spec.inherit import Inherited
 from serving.spec.problem import InvalidSpec, Problem, dotted
 from serving.spec.problem import Path as Place
 from serving.spec.rules import Finding, engine_findings, model_findings
+from serving.spec.security import located, security_findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ def parse(sources: Sequence[Source]) -> Target:
     descriptions: dict[str, str] = {}
     engine = EngineFace()
     for source, file in zip(sources, checked, strict=True):
-        engine = engine.model_copy(update={name: getattr(file.engine, name) for name in file.engine.model_fields_set})
+        own = located(file.engine, source.folder)
+        engine = engine.model_copy(update={name: getattr(own, name) for name in file.engine.model_fields_set})
         for name, model in file.models.items():
             routes[name] = lower.route(name, model)
             descriptions |= lower.descriptions(name, model)
@@ -93,6 +95,7 @@ def _check(sources: Sequence[Source]) -> tuple[list[CheckedFile], list[Problem]]
             continue
         checked.append(file)
         _report(file, engine_findings(file.engine))
+        _report(file, security_findings(file.engine, source.folder))
         for name, model in file.models.items():
             _report(file, model_findings(name, model, source.folder))
         _declare(file, first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from serving.access.settings import AccessSettings, JwtSettings, TlsSettings
 from serving.hosting import BatchPolicy, VersionPlan
 from serving.names import newest
 from serving.plan import DeploymentTarget, EngineSettings
@@ -12,12 +13,27 @@ from serving.routing import Route
 from serving.spec.artefact import DEFAULT_ENTRY, digest, located, runtimes_of
 from serving.spec.face import KIB, MIB, BatchingFace, EngineFace, InputFace, LimitsFace, ModelFace, OutputFace, SignatureFace
 from serving.spec.inherit import Inherited
+from serving.spec.security_face import AccessFace
 from serving.state import GatewayLimits
 from serving.tensor import DType, Signature, TensorSpec
 
 
 def settings(engine: EngineFace) -> EngineSettings:
-    return EngineSettings(engine.gateways, engine.edge, engine.server_name, _limits(engine.limits))
+    tls = TlsSettings(**engine.tls.model_dump())
+    return EngineSettings(engine.gateways, engine.edge, engine.server_name, _limits(engine.limits), _access(engine.access), tls)
+
+
+def _access(face: AccessFace) -> AccessSettings:
+    jwt = face.jwt
+    if jwt is None:
+        return AccessSettings(face.enabled)
+    audiences = (jwt.audience,) if isinstance(jwt.audience, str) else tuple(jwt.audience)
+    return AccessSettings(
+        face.enabled,
+        JwtSettings(
+            jwt.jwks, jwt.issuer, audiences, tuple(jwt.algorithms), jwt.role_claim, dict(jwt.roles), jwt.name_claim, jwt.clock_skew_s
+        ),
+    )
 
 
 def route(name: str, model: ModelFace) -> Route:
