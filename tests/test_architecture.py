@@ -40,6 +40,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hpack": ("gateway/http2_head.py", "bench/"),
     "httptools": ("gateway/", "bench/"),
     "prometheus_client": ("edge/",),
+    "re2": ("routing/",),
     "tritonclient": ("bench/",),
     "pickle": ("bench/",),  # between the load tester and the processes that it starts
     "cloudpickle": (),
@@ -49,7 +50,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 PURE = (
     "protocol/",
     "wire/frame.py",
-    "routing.py",
+    "routing/",
     "plan/",
     "batching/queue.py",
     "batching/stack.py",

@@ -97,8 +97,10 @@ def _print_status(answer: dict[str, Any]) -> None:
     rows = []
     for v in answer["versions"]:
         replicas = f"{v['running']}/{v['wanted']}"
-        rows.append([v["model"], v["version"], v["state"], replicas, "yes" if v["stable"] else "", v["reason"] or v["description"]])
-    print_table(["model", "version", "state", "replicas", "stable", "about"], rows)
+        rows.append(
+            [v["model"], v["version"], v["state"], replicas, "yes" if v["stable"] else "", v["traffic"], v["reason"] or v["description"]]
+        )
+    print_table(["model", "version", "state", "replicas", "stable", "traffic", "about"], rows)
     gateways, wanted = len(answer["gateways"]), answer["gateways_wanted"]
     print_lines(["", f"revision {answer['revision']} · gateways {gateways}/{wanted} · {answer['urls']['rest']} · {answer['urls']['grpc']}"])
     print_lines(f"waiting: {line}" for line in answer["waiting"])

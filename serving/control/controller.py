@@ -37,7 +37,7 @@ from serving.plan import (
     diff,
     outlook,
 )
-from serving.routing import Route, RouteTable
+from serving.routing import Route, RouteTable, part_words
 from serving.state import GatewayState
 
 log = logging.getLogger(__name__)
@@ -142,11 +142,15 @@ class Controller:
         return World(self._settings, len(seen.gateways), running, RouteTable(0, self._routes))
 
     def _may_route(self, edit: EditRoute, seen: Seen) -> bool:
-        """A route moves to another version only when that one answers, unless there is nothing to lose."""
+        """A route gives versions more than they had only when all of these answer, unless there is nothing to lose."""
         before, after = edit.before, edit.after
-        if before is None or after is None or before.stable == after.stable:
+        if before is None or after is None or not self._awaited(before, after, seen):
             return True
-        return self._answers(f"{after.endpoint}/{after.stable}", seen) or not self._answers(f"{before.endpoint}/{before.stable}", seen)
+        return not any(self._answers(f"{before.endpoint}/{v}", seen) for v in before.shares)
+
+    def _awaited(self, before: Route, after: Route, seen: Seen) -> list[str]:
+        """Return the versions that an edit has to wait for."""
+        return [v for v in sorted(after.gains(before), key=int) if not self._answers(f"{after.endpoint}/{v}", seen)]
 
     def _answers(self, key: str, seen: Seen) -> bool:
         known = seen.versions.get(key)
@@ -165,7 +169,7 @@ class Controller:
                 deployment = change.deployment
                 if deployment.key in seen.versions and deployment.key in self._retiring:
                     waiting.append(f"{deployment.key} starts when its old replicas have gone")
-                elif isinstance(change, Replace) and deployment.plan.model in held:
+                elif isinstance(change, Replace) and deployment.plan.model in held and self._is_asked(deployment):
                     waiting.append(f"{change.effect}, when its endpoint has moved")
                 elif short := self._shortage(deployment):
                     log.debug("%s: %s", deployment.key, short)
@@ -177,6 +181,11 @@ class Controller:
             self._asked |= orders
             self._retiring -= orders.keys()
         return waiting
+
+    def _is_asked(self, deployment: DeploymentTarget) -> bool:
+        """Whether requests reach the version now, although their callers name none."""
+        route = self._routes.get(deployment.plan.model)
+        return route is not None and deployment.plan.version in route.named
 
     def _shortage(self, deployment: DeploymentTarget) -> str:
         short = self._cluster.shortage(deployment)
@@ -196,7 +205,8 @@ class Controller:
                 # gateways look for the new version's replicas before it gets traffic
                 both = {*change.before.versions, *change.after.versions}
                 self._routes[change.subject] = replace(change.before, versions=tuple(sorted(both, key=int)))
-                waiting.append(f"{change.effect}, when version {change.after.stable} is ready")
+                awaited = self._awaited(change.before, change.after, seen)
+                waiting.append(f"{change.effect}, when version {' and '.join(awaited)} {'is' if len(awaited) == 1 else 'are'} ready")
             elif change.after is None:
                 self._routes.pop(change.subject, None)
             else:
@@ -332,6 +342,7 @@ class Controller:
             known.since,
             known.failures,
             known.next_try,
+            part_words(route, plan.version) if route is not None else "",
         )
 
 

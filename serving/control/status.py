@@ -15,6 +15,7 @@ class VersionStatus:
     since     when it came into its state, in seconds since 1970; where starts fail, when the first of them did
     failures  starts that have failed one after another
     next_try  when the next start may begin, in seconds since 1970; 0.0 = nothing waits for its time
+    traffic   what it gets of the requests that name no version, as wanted: "95 %", "by rule"; "" = it has to be asked for by its number
     """
 
     model: str
@@ -28,6 +29,7 @@ class VersionStatus:
     since: float = 0.0
     failures: int = 0
     next_try: float = 0.0
+    traffic: str = ""
 
     @property
     def key(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.hosting import BatchPolicy
 from serving.plan.target import DeploymentTarget, EngineSettings
-from serving.routing import Route
+from serving.routing import PLAIN, Route, traffic_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,13 @@ class EditRoute:
         if after is None:
             return f"{self.subject} is no longer served"
         if before is None:
-            return f"{self.subject} answers with version {after.stable}"
+            plain = after.traffic == PLAIN
+            return f"{self.subject} answers with version {after.stable}" if plain else f"{self.subject} answers: {traffic_words(after)}"
+        was, new = traffic_words(before), traffic_words(after)
+        if was != new:
+            return f"traffic of {self.subject}: {was} → {new}, no restart"
         if before.stable != after.stable:
-            return f"traffic of {self.subject}: {before.stable} → {after.stable}, no restart"
+            return f"{self.subject}: version {after.stable} stands in for others, instead of {before.stable}, no restart"
         parts = []
         if came := [v for v in after.versions if v not in before.versions]:
             parts.append(f"version {_enumerate(came)} can be asked for")

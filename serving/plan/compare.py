@@ -30,12 +30,13 @@ from serving.plan.change import (
 from serving.plan.serve_app import code_facts
 from serving.plan.target import DeploymentTarget, Target
 from serving.plan.world import World
+from serving.routing import Route
 
 
 def diff(target: Target, world: World) -> Plan:
     """Return what to do, in order; an empty Plan where the world is as it should be."""
     wanted = {d.key: d for d in target.deployments}
-    held = {f"{r.endpoint}/{r.stable}" for r in world.routes.routes.values()}
+    held = {f"{r.endpoint}/{v}" for r in world.routes.routes.values() for v in _holders(r, target.routes.routes.get(r.endpoint))}
     early: list[Change] = []
     replaced: list[Change] = []
     replaced_late: list[Change] = []
@@ -57,6 +58,11 @@ def diff(target: Target, world: World) -> Plan:
     stops = [Stop(known.asked) for key, known in world.deployments.items() if key not in wanted]
     come, go = _gateways(target, world)
     return Plan((*come, *_settings(target, world), *early, *replaced, *_routes(target, world), *replaced_late, *late, *stops, *go))
+
+
+def _holders(before: Route, after: Route | None) -> frozenset[str]:
+    """Return the versions that get requests until the route is edited, and no more than that afterwards."""
+    return before.named - (after.gains(before) if after else frozenset())
 
 
 def _reasons(before: DeploymentTarget, after: DeploymentTarget) -> tuple[str, ...]:

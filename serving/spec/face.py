@@ -6,13 +6,15 @@ the engine works with (`BatchPolicy`, `GatewayLimits`, ...), so that each stands
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from serving.hosting import BatchPolicy, Execution
 from serving.plan import DeploymentTarget, EdgeMode, EngineSettings
+from serving.routing import Shadow
 from serving.spec.security_face import AccessFace, TlsFace
 from serving.spec.strict import Face
 from serving.state import GatewayLimits
@@ -47,6 +49,13 @@ def _version_text(value: Any) -> str:
     return str(value)
 
 
+def _header_name(value: str) -> str:
+    if not re.fullmatch(HEADER_NAME, value):
+        raise PydanticCustomError("header", "a name of a header")
+    return value
+
+
+HEADER_NAME = "^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$"
 _Given = BeforeValidator(_not_empty)
 Text = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -212,10 +221,72 @@ class WarmUpFace(Face):
     )
 
 
-class TrafficFace(Face):
-    """Which version answers those who name none."""
+HeaderName = Annotated[str, AfterValidator(_header_name), WithJsonSchema({"type": "string", "pattern": HEADER_NAME})]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
-    stable: Version = Field(description="The version that answers a request that names no version.")
+
+class StickyFace(Face):
+    """What a caller is known by, so that it keeps its version: exactly one of these."""
+
+    header: Annotated[HeaderName | None, _Given] = Field(
+        default=None, description="Header, or gRPC metadata, whose value is the key.", examples=["x-user"]
+    )
+    parameter: Annotated[Text | None, _Given] = Field(default=None, description="Parameter of the request whose value is the key.")
+    address: bool = Field(default=False, description="true: the client's address is the key; of IPv6 its network of 64 bits.")
+
+
+class RuleFace(Face):
+    """A condition, and the version for requests that fulfil it: a header or a parameter, which equals or matches something."""
+
+    version: Version = Field(description="The version that answers them.")
+    header: Annotated[HeaderName | None, _Given] = Field(
+        default=None, description="Header, or gRPC metadata, that is looked at.", examples=["x-tester"]
+    )
+    parameter: Annotated[Text | None, _Given] = Field(default=None, description="Parameter of the request that is looked at.")
+    equals: Annotated[str | None, _Given] = Field(default=None, description="Its value.", examples=["yes"])
+    matches: Annotated[Text | None, _Given] = Field(
+        default=None,
+        description="Regular expression (RE2) that its whole value matches; a value of more than 256 bytes matches none.",
+        examples=["(de|at|ch)-.*"],
+    )
+
+
+class ShadowFace(Face):
+    """A version that gets copies of requests that others answer. Nobody waits for it; what it answers is counted and dropped."""
+
+    version: Version = Field(description="The version that gets the copies.")
+    percent: Percent = Field(description="Share of the requests that are copied, in steps of 0.01.")
+    max_inflight_requests: int = Field(
+        default=_default(Shadow, "max_inflight_requests"),
+        ge=1,
+        le=100_000,
+        description="Copies that one gateway may have under way; beyond it none is made.",
+    )
+    max_inflight_mb: int = Field(
+        default=_default(Shadow, "max_inflight_bytes") // MIB, ge=1, le=1_048_576, description="The same in MB of tensors."
+    )
+
+
+class TrafficFace(Face):
+    """Which version answers those who name none. A version in the path (`/versions/2`) always gets that version."""
+
+    stable: Version = Field(
+        description="The version that holds the endpoint: it answers where nothing else is said, and in place of versions that cannot."
+    )
+    split: dict[str, Percent] = Field(
+        default_factory=dict,
+        description="Percent of the requests for each version, in steps of 0.01, 100 in all. Left out: the stable version has all.",
+        examples=[{"1": 95, "2": 5}],
+        json_schema_extra={"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,17})$"}},
+    )
+    sticky: Annotated[StickyFace | None, _Given] = Field(
+        default=None,
+        description="What a caller is known by, so that it keeps its version on every gateway; needs a split. Left out: nobody does.",
+    )
+    rules: list[RuleFace] = Field(
+        default_factory=list, description="Conditions that come before the split, in this order: the first one that is fulfilled counts."
+    )
+    shadow: list[ShadowFace] = Field(default_factory=list, description="Versions that get copies of requests that others answer.")
 
 
 class SharedFace(Face):

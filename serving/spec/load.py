@@ -13,9 +13,9 @@ from serving.spec.checked import CheckedFile
 from serving.spec.document import Document
 from serving.spec.face import EngineFace
 from serving.spec.inherit import Inherited
-from serving.spec.problem import InvalidSpec, Problem, dotted
+from serving.spec.problem import Finding, InvalidSpec, Problem, dotted
 from serving.spec.problem import Path as Place
-from serving.spec.rules import Finding, engine_findings, model_findings
+from serving.spec.rules import engine_findings, model_findings
 from serving.spec.security import located, security_findings
 
 

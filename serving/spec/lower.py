@@ -9,11 +9,24 @@ from serving.access.settings import AccessSettings, JwtSettings, TlsSettings
 from serving.hosting import BatchPolicy, VersionPlan
 from serving.names import newest
 from serving.plan import DeploymentTarget, EngineSettings
-from serving.routing import Route
+from serving.routing import PLAIN, Route, Rule, Shadow, Share, Sticky, Traffic, Where
 from serving.spec.artefact import DEFAULT_ENTRY, digest, located, runtimes_of
-from serving.spec.face import KIB, MIB, BatchingFace, EngineFace, InputFace, LimitsFace, ModelFace, OutputFace, SignatureFace
+from serving.spec.face import (
+    KIB,
+    MIB,
+    BatchingFace,
+    EngineFace,
+    InputFace,
+    LimitsFace,
+    ModelFace,
+    OutputFace,
+    RuleFace,
+    SignatureFace,
+    TrafficFace,
+)
 from serving.spec.inherit import Inherited
 from serving.spec.security_face import AccessFace
+from serving.spec.traffic import points
 from serving.state import GatewayLimits
 from serving.tensor import DType, Signature, TensorSpec
 
@@ -39,7 +52,31 @@ def _access(face: AccessFace) -> AccessSettings:
 def route(name: str, model: ModelFace) -> Route:
     versions = tuple(sorted(model.versions, key=int))
     stable = model.traffic.stable if model.traffic else newest(list(versions))
-    return Route(name, stable, versions, model.at_most_once)
+    return Route(name, stable, versions, model.at_most_once, _traffic(model.traffic) if model.traffic else PLAIN)
+
+
+def _traffic(face: TrafficFace) -> Traffic:
+    sticky = face.sticky
+    return Traffic(
+        tuple(Share(version, points(face.split[version])) for version in sorted(face.split, key=int)),
+        Sticky(*_asked(sticky.header, sticky.parameter)) if sticky else None,
+        tuple(_rule(rule) for rule in face.rules),
+        tuple(Shadow(s.version, points(s.percent), s.max_inflight_requests, s.max_inflight_mb * MIB) for s in face.shadow),
+    )
+
+
+def _rule(face: RuleFace) -> Rule:
+    by, name = _asked(face.header, face.parameter)
+    if face.matches is not None:
+        return Rule(face.version, by, name, "matches", face.matches)
+    return Rule(face.version, by, name, "equals", face.equals or "")
+
+
+def _asked(header: str | None, parameter: str | None) -> tuple[Where, str]:
+    """Return what of a request is looked at. Headers are known by their names in lower case."""
+    if header is not None:
+        return "header", header.lower()
+    return ("parameter", parameter) if parameter is not None else ("address", "")
 
 
 def deployment(v: Inherited, folder: Path) -> DeploymentTarget:

@@ -28,6 +28,16 @@ class Problem:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem at `path`, before its line is known; it says nothing new where one of `involved` was wrong already."""
+
+    path: Path
+    message: str
+    involved: tuple[Path, ...] = ()
+    at_key: bool = False
+
+
 class InvalidSpec(SpecError):
     """Everything that was found wrong, in the order of the files; one line of the message is one problem."""
 

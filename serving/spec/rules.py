@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 from serving.errors import InvalidArgument
@@ -12,17 +11,8 @@ from serving.spec.artefact import DEFAULT_ENTRY, ENDINGS, TELLS_SIGNATURE, Pytho
 from serving.spec.explain import nearest
 from serving.spec.face import EngineFace, InputFace, ModelFace, OutputFace
 from serving.spec.inherit import Inherited
-from serving.spec.problem import Path, dotted, quoted
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A problem at `path`; it says nothing new where one of `involved` was wrong already."""
-
-    path: Path
-    message: str
-    involved: tuple[Path, ...] = ()
-    at_key: bool = False
+from serving.spec.problem import Finding, Path, dotted, quoted
+from serving.spec.traffic import traffic_findings
 
 
 def engine_findings(engine: EngineFace) -> Iterator[Finding]:
@@ -68,10 +58,8 @@ def _traffic(name: str, model: ModelFace) -> Iterator[Finding]:
             said = f"models.{name} has {len(versions)} versions ({', '.join(versions)})"
             message = f"{said}: say which one answers, traffic: {{stable: {versions[-1]}}}"
             yield Finding(declared, message, (at,), at_key=True)
-    elif model.traffic.stable not in versions:
-        stable = model.traffic.stable
-        message = f"{dotted((*at, 'stable'))}: there is no version {quoted(stable)}, expected one of {', '.join(versions)}"
-        yield Finding((*at, "stable"), message, ((*declared, stable),))
+    else:
+        yield from traffic_findings(at, model.traffic, versions)
 
 
 def _batching(v: Inherited) -> Iterator[Finding]:

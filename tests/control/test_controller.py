@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from serving.control.acceptance import Act
 from serving.control.controller import ADOPT_AFTER_S, Controller
 from serving.control.ports import VersionSeen
+from serving.plan import Target
+from serving.routing import PLAIN, RouteTable, Shadow, Share, Traffic
 from tests.control.fake_cluster import FakeClock, FakeCluster, FakeStore, target
 
 
@@ -66,6 +70,49 @@ def test_traffic_moves_only_when_the_new_version_answers(scene: Scene) -> None:
     scene.cluster.come_up("mlp/2")
     assert scene.ticks(2) == ["publish mlp→2 of 1 2"]
     assert scene.controller.status.settled
+
+
+def test_a_split_waits_for_all_that_it_gives_more_and_for_nobody_else(scene: Scene) -> None:
+    scene.up("mlp/1", "mlp/2")
+    split = Traffic((Share("1", 500), Share("2", 9000), Share("3", 500)), shadows=(Shadow("4", 100),))
+    scene.controller.accept(routed(target("mlp/1", "mlp/2", "mlp/3", "mlp/4"), "2", split), "test", "")
+    assert scene.ticks() == ["deploy mlp/3 x1", "deploy mlp/4 x1", "publish mlp→2 of 1 2 3 4"]
+    scene.cluster.come_up("mlp/3")
+    scene.ticks(2)
+    assert scene.cluster.state is not None
+    assert scene.cluster.state.routes.routes["mlp"].traffic == PLAIN
+    assert any(line.endswith("when version 4 is ready") for line in scene.controller.status.waiting)
+    scene.cluster.come_up("mlp/4")
+    scene.ticks(2)
+    assert scene.cluster.state.routes.routes["mlp"].traffic == split
+    assert {v.version: v.traffic for v in scene.controller.status.versions} == {"1": "5 %", "2": "90 %", "3": "5 %", "4": "copies of 1 %"}
+
+    scene.cluster.fail("mlp/3", "it crashed")
+    less = Traffic((Share("1", 900), Share("2", 9000), Share("3", 100)))
+    scene.controller.accept(routed(scene.controller.target, "2", less), "test", "")
+    scene.ticks()
+    assert scene.cluster.state.routes.routes["mlp"].traffic == less
+
+
+def test_a_version_that_waits_for_traffic_may_be_mended(scene: Scene) -> None:
+    """Its replacement must not wait for the route that waits for it."""
+    scene.up("mlp/1", "mlp/2")
+    scene.controller.accept(target("mlp/1", "mlp/2", stable="1"), "test", "")
+    scene.ticks(2)
+    scene.cluster.fail("mlp/2", "it crashed")
+    scene.ticks()
+    mended = target("mlp/1", "mlp/2", stable="2")
+    one, two = mended.deployments
+    scene.controller.accept(replace(mended, deployments=(one, replace(two, digest="mended"))), "test", "")
+    assert "deploy mlp/2 x1" in scene.ticks()
+    scene.cluster.come_up("mlp/2")
+    assert scene.ticks(2) == ["publish mlp→2 of 1 2"]
+
+
+def routed(wanted: Target, stable: str, traffic: Traffic) -> Target:
+    """Return the target with this traffic for mlp."""
+    route = replace(wanted.routes.routes["mlp"], stable=stable, traffic=traffic)
+    return replace(wanted, routes=RouteTable(0, {**wanted.routes.routes, "mlp": route}))
 
 
 def test_an_old_version_stops_after_every_gateway_has_the_new_routes(scene: Scene) -> None:

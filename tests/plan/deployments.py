@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from serving.hosting import BatchPolicy, VersionPlan
 from serving.plan import DeploymentTarget, EngineSettings, Running, Target, World
-from serving.routing import Route, RouteTable
+from serving.routing import PLAIN, Route, RouteTable
 from serving.state import GatewayLimits
 from serving.tensor import DType, Signature, TensorSpec
+from tests.routing.routes import traffics
 
 
 def deployment(
@@ -78,5 +79,6 @@ def targets(draw: st.DrawFn) -> Target:
     for model in draw(st.lists(st.sampled_from(["mlp", "digits", "echo"]), unique=True)):
         versions = sorted(draw(st.lists(st.sampled_from(["1", "2", "3"]), unique=True, min_size=1)))
         chosen += [draw(deployments(model, v)) for v in versions]
-        table[model] = Route(model, draw(st.sampled_from(versions)), tuple(versions), draw(st.booleans()))
+        traffic = draw(st.just(PLAIN) | traffics(versions))
+        table[model] = Route(model, draw(st.sampled_from(versions)), tuple(versions), draw(st.booleans()), traffic)
     return Target(draw(settings), tuple(chosen), RouteTable(0, table), {m: f"about {m}" for m in table})

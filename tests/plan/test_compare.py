@@ -22,7 +22,7 @@ from serving.plan import (
     World,
     diff,
 )
-from serving.routing import Route, RouteTable
+from serving.routing import Route, RouteTable, Shadow, Share, Sticky, Traffic
 from serving.state import GatewayLimits
 from tests.plan.deployments import deployment, routes, targets, world_of
 
@@ -99,8 +99,8 @@ def test_a_version_that_takes_over_is_not_touched_again_but_to_shrink_or_rebatch
     taken_over: set[str] = set()
     for change in diff(new, world_of(old)).changes:
         match change:
-            case EditRoute(before, route) if route and (before is None or before.stable != route.stable):
-                taken_over.add(f"{route.endpoint}/{route.stable}")
+            case EditRoute(before, route) if route:
+                taken_over |= {f"{route.endpoint}/{v}" for v in route.gains(before)}
             case Start() | Replace() | Stop():
                 assert change.subject not in taken_over
             case _:
@@ -122,6 +122,8 @@ def test_replicas_that_have_not_come_up_are_no_reason_for_a_change() -> None:
 
 
 BOTH = Target(deployments=(deployment("mlp/1"), deployment("mlp/2", replicas=2)), routes=routes(Route("mlp", "2", ("1", "2"))))
+
+CANARY = Traffic((Share("1", 500), Share("2", 9500)), Sticky("header", "x-user"))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,27 @@ BOTH = Target(deployments=(deployment("mlp/1"), deployment("mlp/2", replicas=2))
             replace(BOTH, routes=routes(Route("mlp", "2", ("2",), True))),
             ["mlp: version 1 can no longer be asked for; a request is never sent a second time, no restart"],
         ),
+        (
+            BOTH,
+            replace(BOTH, routes=routes(Route("mlp", "2", ("1", "2"), traffic=CANARY))),
+            ["traffic of mlp: 2 → 5 % to 1 and 95 % to 2 by header x-user, no restart"],
+        ),
+        (
+            replace(BOTH, routes=routes(Route("mlp", "2", ("1", "2"), traffic=CANARY))),
+            replace(BOTH, routes=routes(Route("mlp", "1", ("1", "2"), traffic=CANARY))),
+            ["mlp: version 1 stands in for others, instead of 2, no restart"],
+        ),
+        (
+            None,
+            replace(BOTH, routes=routes(Route("mlp", "2", ("1", "2"), traffic=Traffic(shadows=(Shadow("1", 1000),))))),
+            [
+                "1 gateway starts",
+                "settings: server_name serving, edge auto",
+                "mlp/1 starts on 1 replica",
+                "mlp/2 starts on 2 replicas",
+                "mlp answers: 100 % to 2; copies of 10 % to 1",
+            ],
+        ),
         (ONE, replace(ONE, settings=EngineSettings(gateways=3)), ["gateways: 1 → 3"]),
         (
             replace(ONE, settings=EngineSettings(gateways=3)),
@@ -195,6 +218,17 @@ def test_a_replaced_version_that_takes_over_restarts_before_the_route_and_the_ot
     world = world_of(replace(BOTH, routes=routes(Route("mlp", "1", ("1", "2")))))
     kinds = [(type(c).__name__, c.subject) for c in diff(held, world).changes]
     assert kinds == [("Replace", "mlp/2"), ("EditRoute", "mlp"), ("Replace", "mlp/1")]
+
+
+def test_a_replaced_version_that_keeps_its_share_restarts_after_the_route() -> None:
+    world = world_of(replace(BOTH, routes=routes(Route("mlp", "2", ("1", "2"), traffic=CANARY))))
+    target = replace(
+        BOTH,
+        deployments=tuple(replace(d, digest="new") for d in BOTH.deployments),
+        routes=routes(Route("mlp", "2", ("1", "2"), traffic=replace(CANARY, sticky=None))),
+    )
+    kinds = [(type(c).__name__, c.subject) for c in diff(target, world).changes]
+    assert kinds == [("EditRoute", "mlp"), ("Replace", "mlp/1"), ("Replace", "mlp/2")]
 
 
 def test_a_plan_in_json_names_each_change() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from serving.plan import Target
 from serving.spec import InvalidSpec, Problem, Source, parse
-from tests.spec.test_load import FULL
+from tests.spec.test_load import FULL, TRAFFIC
 
-SEEDS = [FULL, *(path.read_text() for path in sorted(Path(__file__).parents[2].glob("configs/*.yaml")))]
+SEEDS = [FULL, TRAFFIC, *(path.read_text() for path in sorted(Path(__file__).parents[2].glob("configs/*.yaml")))]
 TOKENS = [
     "", " ", "\n", "\t", ":", ": ", "-", "- ", "[", "]", "{", "}", ",", "#", "&a ", "*a", "<<: *a", "<<: ", "'", '"', "|\n", "? ", "@", "`",
     "!!int ", "!!set ", "!x ", "---\n", "...\n", "%YAML 9\n", "~", "null", "true", "no", "0", "-1", "1e400", "9" * 30, "010",
@@ -69,7 +69,8 @@ def test_any_text_is_taken_or_refused(folder: Path, text: str) -> None:
 
 SCALARS = ["1", "-1", "0", "1.5", "x", "''", "~", "true", "FP32", "a.pt2", "net.py", "Mlp", "torch", "1e9"]
 WORDS = [
-    "models", "m", "versions", "1", "2", "traffic", "stable", "signature", "inputs", "outputs", "name", "dtype", "shape", "batching",
+    "models", "m", "versions", "1", "2", "traffic", "stable", "split", "sticky", "header", "rules", "matches", "shadow", "percent",
+    "signature", "inputs", "outputs", "name", "dtype", "shape", "batching",
     "max_batch_size", "max_delay_ms", "resources", "gpus", "labels", "warm_up", "batch_sizes", "artefact", "runtime", "entry", "options",
     "limits", "max_body_mb", "replicas", "zz",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from serving.hosting import BatchPolicy
 from serving.plan import EngineSettings, Target
-from serving.routing import Route
+from serving.routing import Route, Rule, Shadow, Share, Sticky, Traffic
 from serving.spec import InvalidSpec, Source, load, parse
 from serving.state import GatewayLimits
 from serving.tensor import DType, Signature, TensorSpec
@@ -126,6 +126,41 @@ def test_limits_that_are_left_out_make_room_for_the_body(folder: Path, limits: s
 def test_a_version_may_be_written_as_a_number_or_as_text(folder: Path, stable: str) -> None:
     text = f"models: {{m: {{versions: {{1: {{artefact: a.pt2}}, '2': {{artefact: b.pt2}}}}, traffic: {{stable: {stable}}}}}}}"
     assert parsed(folder, text).routes.routes["m"] == Route("m", "2", ("1", "2"))
+
+
+TRAFFIC = """
+models:
+  m:
+    versions: {1: {artefact: a.pt2}, 2: {artefact: b.pt2}, 10: {artefact: a.pt2}}
+    traffic:
+      stable: 1
+      split: {2: 4.99, 1: 95.01, 10: 0}
+      sticky: {header: X-User}
+      rules:
+        - {header: X-Tester, equals: "yes", version: 2}
+        - {parameter: Land, matches: "d.*", version: 10}
+      shadow:
+        - {version: 10, percent: 0.5, max_inflight_mb: 1}
+"""
+
+
+def test_traffic_becomes_a_route(folder: Path) -> None:
+    target = parsed(folder, TRAFFIC)
+    assert target.routes.routes["m"].traffic == Traffic(
+        (Share("1", 9501), Share("2", 499), Share("10", 0)),
+        Sticky("header", "x-user"),
+        (Rule("2", "header", "x-tester", "equals", "yes"), Rule("10", "parameter", "Land", "matches", "d.*")),
+        (Shadow("10", 50, max_inflight_bytes=1 << 20),),
+    )
+    assert Target.from_json(json.loads(json.dumps(target.to_json()))) == target
+
+
+@pytest.mark.parametrize(
+    ("yaml", "sticky"), [("{address: true}", Sticky("address")), ("{parameter: Session}", Sticky("parameter", "Session"))]
+)
+def test_callers_are_known_by_their_address_or_a_parameter(folder: Path, yaml: str, sticky: Sticky) -> None:
+    target = parsed(folder, TRAFFIC.replace("{header: X-User}", yaml))
+    assert target.routes.routes["m"].traffic.sticky == sticky
 
 
 def test_no_models_at_all_has_to_be_said(folder: Path) -> None:

@@ -41,6 +41,12 @@ def model(*lines: str, version: str = "{artefact: a.pt2}") -> str:
     return "\n".join(["models:", "  mlp:", f"    versions: {{1: {version}}}", *(f"    {line}" for line in lines)])
 
 
+def two(*lines: str) -> str:
+    """Return a file with a model of two versions; `lines` stand in line 6 and below, from column 5."""
+    start = ["models:", "  mlp:", "    versions:", "      1: {artefact: a.pt2}", "      2: {artefact: b.pt2}"]
+    return "\n".join([*start, *(f"    {line}" for line in lines)])
+
+
 SIGNATURE = "signature: {inputs: [{name: x, dtype: FP32, shape: [4]}], outputs: [{name: y, dtype: FP32, shape: [2]}]}"
 
 CASES: dict[str, tuple[str, list[str]]] = {
@@ -231,6 +237,87 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "stable is no version": (
         model("traffic: {stable: 3}"),
         ["f.yaml:4:23: models.mlp.traffic.stable: there is no version '3', expected one of 1"],
+    ),
+    "split over other versions": (
+        two("traffic: {stable: 1, split: {1: 95, 3: 5}}"),
+        ["f.yaml:6:41: models.mlp.traffic.split.3: there is no version '3', expected one of 1, 2"],
+    ),
+    "split of less than all": (
+        two("traffic: {stable: 1, split: {1: 95, 2: 4.5}}"),
+        ["f.yaml:6:26: models.mlp.traffic.split: expected 100 percent in all, got 99.5"],
+    ),
+    "split in too fine steps": (
+        two("traffic: {stable: 1, split: {1: 99.999, 2: 0.001}}"),
+        [
+            "f.yaml:6:37: models.mlp.traffic.split.1: expected steps of 0.01, got 99.999",
+            "f.yaml:6:48: models.mlp.traffic.split.2: expected steps of 0.01, got 0.001",
+        ],
+    ),
+    "split with a share below nothing": (
+        two("traffic: {stable: 1, split: {1: 101, 2: -1}}"),
+        [
+            "f.yaml:6:37: models.mlp.traffic.split.1: expected at most 100, got 101",
+            "f.yaml:6:45: models.mlp.traffic.split.2: expected at least 0, got -1",
+        ],
+    ),
+    "split without the stable version": (
+        two("traffic: {stable: 1, split: {2: 100}}"),
+        ["f.yaml:6:26: models.mlp.traffic.split: the stable version 1 is missing; write 1: 0 where it is to have none"],
+    ),
+    "sticky without a split": (
+        two("traffic: {stable: 1, sticky: {header: x-user}}"),
+        ["f.yaml:6:26: models.mlp.traffic.sticky: there is nothing to stay with, split is missing"],
+    ),
+    "sticky by nothing": (
+        two("traffic: {stable: 1, split: {1: 50, 2: 50}, sticky: {address: false}}"),
+        ["f.yaml:6:49: models.mlp.traffic.sticky: expected one of header, parameter, address: true"],
+    ),
+    "sticky by two": (
+        two("traffic: {stable: 1, split: {1: 50, 2: 50}, sticky: {header: x-user, parameter: user}}"),
+        ["f.yaml:6:49: models.mlp.traffic.sticky: expected one of header, parameter, address: true"],
+    ),
+    "sticky by what is no header": (
+        two("traffic: {stable: 1, split: {1: 50, 2: 50}, sticky: {header: 'x user'}}"),
+        ["f.yaml:6:66: models.mlp.traffic.sticky.header: expected a name of a header, got the text 'x user'"],
+    ),
+    "sticky misspelt": (
+        two("traffic: {stable: 1, split: {1: 50, 2: 50}, sticky: {headr: x-user}}"),
+        ["f.yaml:6:58: unknown key 'headr' in models.mlp.traffic.sticky; did you mean 'header'?"],
+    ),
+    "rules that say nothing": (
+        two("traffic: {stable: 1, rules: [{version: 2}]}"),
+        [
+            "f.yaml:6:34: models.mlp.traffic.rules[0]: expected one of equals, matches",
+            "f.yaml:6:34: models.mlp.traffic.rules[0]: expected one of header, parameter",
+        ],
+    ),
+    "rules for other versions": (
+        two("traffic: {stable: 1, rules: [{header: a, equals: b, version: 7}]}"),
+        ["f.yaml:6:66: models.mlp.traffic.rules[0].version: there is no version '7', expected one of 1, 2"],
+    ),
+    "a rule that never holds": (
+        two("traffic: {stable: 1, rules: [{header: a, equals: b, version: 2}, {header: A, equals: b, version: 1}]}"),
+        ["f.yaml:6:70: models.mlp.traffic.rules[1]: rules[0] has the same condition and comes first"],
+    ),
+    "a rule for a number": (
+        two("traffic: {stable: 1, rules: [{parameter: a, equals: 7, version: 2}]}"),
+        ["f.yaml:6:57: models.mlp.traffic.rules[0].equals: expected text, got the number 7; write it in quotes: '7'"],
+    ),
+    "a rule with a broken pattern": (
+        two("traffic: {stable: 1, rules: [{header: a, matches: '(b', version: 2}]}"),
+        ["f.yaml:6:55: models.mlp.traffic.rules[0].matches: not a regular expression of RE2: missing ): (b"],
+    ),
+    "a rule on the edge's header": (
+        two("traffic: {stable: 1, rules: [{header: X-Serving-Client, equals: b, version: 2}]}"),
+        ["f.yaml:6:43: models.mlp.traffic.rules[0].header: x-serving-client is the edge's own"],
+    ),
+    "a shadow of itself": (
+        two("traffic: {stable: 1, shadow: [{version: 1, percent: 10}]}"),
+        ["f.yaml:6:45: models.mlp.traffic.shadow[0].version: version 1 answers all requests itself"],
+    ),
+    "two shadows in one": (
+        two("traffic: {stable: 1, shadow: [{version: 2, percent: 10}, {version: 2, percent: 5}]}"),
+        ["f.yaml:6:72: models.mlp.traffic.shadow[1].version: shadow[0] has version 2 already"],
     ),
     "stable is true": (
         model("traffic: {stable: true}"),
