@@ -32,6 +32,11 @@ class Admission:
         self._calm_requests = self.max_requests // 2
         self._calm_bytes = self.max_bytes // 2
 
+    @property
+    def calm(self) -> bool:
+        """Whether less than half of each bound is taken."""
+        return self.inflight_requests < self._calm_requests and self.inflight_bytes < self._calm_bytes
+
     def enter(self, loads: Loads, load: Load, payload_bytes: int) -> None:
         """Count a request in, here and at `load`, one of its version's `loads`. Raises Unavailable when it does not fit.
 

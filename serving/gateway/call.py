@@ -134,6 +134,13 @@ class Pool(Protocol):
     def __len__(self) -> int: ...
 
 
+class Copier(Protocol):
+    """Makes copies of requests for shadows (`mirror.py`)."""
+
+    def take(self, served: Served, request: InferRequest) -> None:
+        """A request is on its way to `served`."""
+
+
 class Served:
     """One version that clients can call, as its replicas describe it. Replaced when the description changes.
 
@@ -142,6 +149,7 @@ class Served:
     decoupled      a call has any number of answers; `call` is the kind of it
     loads          what is under way, by urgency
     tally          counts; outlives this object
+    mirror         copies its requests to shadows, where its route has some
     """
 
     __slots__ = (
@@ -153,6 +161,7 @@ class Served:
         "grpc",
         "key",
         "loads",
+        "mirror",
         "model",
         "platform",
         "pool",
@@ -178,6 +187,7 @@ class Served:
         self.decoupled = says_decoupled(description)
         self.call: type[Call] = StreamCall if self.decoupled else Call
         self.loads = new_loads()
+        self.mirror: Copier | None = None
 
     @property
     def ready(self) -> bool:

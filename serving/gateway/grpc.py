@@ -94,7 +94,7 @@ class GrpcApi:
         if connection.head.visitor is not None:
             connection.head.visitor.check(asked.model)
         try:
-            served = service.resolve(asked.model, asked.version)
+            served = service.resolve(asked.model, asked.version, connection, asked)
         except NotFound:
             check_version(asked.version)
             raise

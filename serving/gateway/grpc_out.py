@@ -37,6 +37,10 @@ class GrpcExchange(Exchange, Protocol):
         """Return the name by which limits know the client."""
 
     @property
+    def address(self) -> bytes:
+        """Return the name of the client's address."""
+
+    @property
     def streams(self) -> bool:
         """A client that has gone is noticed, so streams may be opened."""
 

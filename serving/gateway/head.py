@@ -53,12 +53,14 @@ class Head:
     inference_header_length  None without that header; -1 where it is not a number
     action          what `route` found for (method, path)
     visitor         who has sent it, where access is on and the model is in the body (`gate.py`)
+    choice          what a route that shares its requests out made of this head: that `Chooser`, and a number of its own
     client          what the header that tells clients apart says; b"" without it (`server.py` sets it)
     """
 
     __slots__ = (
         "accept_encoding",
         "action",
+        "choice",
         "client",
         "content_encoding",
         "content_length",
@@ -81,6 +83,7 @@ class Head:
     content_encoding: bytes
     accept_encoding: bytes
     action: Action
+    choice: tuple[object, int] | None
     client: bytes
     visitor: Any
 
@@ -120,6 +123,7 @@ def new_head() -> Head:
     head.content_encoding = head.accept_encoding = head.client = b""
     head.action = NO_ACTION
     head.visitor = None
+    head.choice = None
     return head
 
 
@@ -163,6 +167,7 @@ def parse_head(block: bytes) -> Head:
     length = headers.get(b"inference-header-content-length")
     head.inference_header_length = None if length is None else int(length) if length.isdigit() and len(length) < 12 else -1
     head.action = NO_ACTION
+    head.choice = None
     head.client = b""
     head.visitor = None
     return head

@@ -541,11 +541,13 @@ class HttpConnection:
     @property
     def client(self) -> bytes:
         """Who asks, for limits per client: what the declared header says, else the address (behind the edge the one that it tells)."""
-        head = self.head
-        if head.client:
-            return head.client
+        return self.head.client or self.address
+
+    @property
+    def address(self) -> bytes:
+        """Return the name of the client's address."""
         if self.trusted:
-            return address_name(head.headers.get(b"x-serving-client", b"").decode("latin-1"))
+            return address_name(self.head.headers.get(b"x-serving-client", b"").decode("latin-1"))
         if not self._address:
             peer = self._transport.get_extra_info("peername")
             self._address = address_name(str(peer[0])) if peer else b"?"

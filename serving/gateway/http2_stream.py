@@ -94,6 +94,11 @@ class Http2Stream:
         """Return the name by which limits know the client."""
         return self.head.client or self.wire.address
 
+    @property
+    def address(self) -> bytes:
+        """Return the name of the client's address."""
+        return self.wire.address
+
     # The request's way in ------------------------------------------------------------------------------------------
 
     def start(self, ended: bool) -> None:

@@ -7,8 +7,7 @@ from typing import Any, cast
 
 from serving import VERSION
 from serving.errors import Code, NotFound, ServingError, Unsupported, from_code
-from serving.gateway.call import Call, Served
-from serving.gateway.client_limits import Client
+from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
 from serving.gateway.errand import rest_errand
 from serving.gateway.head import Action, Head
@@ -26,6 +25,7 @@ from serving.protocol.rest import RestPlan, parse_header_length
 from serving.protocol.status import describe, error_json
 
 JSON = b"application/json"
+DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
 MAX_CACHED_ANSWERS = 4096
 
 
@@ -94,23 +94,28 @@ class RestApi:
 
     def _infer(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
         service = self._service
-        served = service.resolve(model, version)
-        if served.decoupled:
-            raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
-        client = service.ask(served, connection.client) if service.clients is not None else None
         if head.content_encoding:
-            self._decompress(connection, head, body, served, client)
+            self._decompress(connection, head, body, model, version)
             return
+        served = service.resolve(model, version, connection, body)
+        if served.decoupled:
+            raise Unsupported(DECOUPLED)
+        client = service.ask(served, connection.client) if service.clients is not None else None
         request, plan = served.rest.decode(body, head.inference_header_length)
         if plan.special is None:
             connection.work = service.submit(served, request, connection, plan, "rest", client)
         else:
             connection.work = SpecialCall(service, served, request, connection, plan, "rest", client).start()
 
-    def _decompress(self, connection: HttpConnection, head: Head, body: Buffer, served: Served, client: Client | None) -> None:
+    def _decompress(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
         service = self._service
+        known = service.resolve(model, version)
+        client = service.ask(known, connection.client) if service.clients is not None else None
 
         def infer(plain: Buffer) -> None:
+            served = service.resolve(model, version, connection, plain)
+            if served.decoupled:
+                raise Unsupported(DECOUPLED)
             request, plan = served.rest.decode(plain, head.inference_header_length)
             if plan.special is None:
                 connection.work = service.submit(served, request, connection, plan, "rest", client)

@@ -26,6 +26,7 @@ from serving.access.settings import AccessRules
 from serving.errors import Code, DeadlineExceeded, QueueFull, ReplicaLost, ServingError, TooManyRequests, Unavailable
 from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Channel, Owner, Served, StreamCall, StreamOwner
+from serving.gateway.chooser import Asker, Said
 from serving.gateway.client_limits import Client, ClientLimits, quotas_of
 from serving.gateway.deadlines import Deadlines
 from serving.gateway.load import QUEUED_US, RANKS, Load
@@ -33,6 +34,7 @@ from serving.gateway.peers import TICK_S, PeerAddress, Peers
 from serving.gateway.regions import Regions
 from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import DURATION_BOUNDS, Tally
+from serving.gateway.traffic import Traffic
 from serving.inference import InferRequest, InferResponse
 from serving.routing import Route, RouteTable, choose
 from serving.state import GatewayLimits, GatewayState
@@ -75,6 +77,7 @@ class Service:
         self._peers = Peers(loop, self, self.deliver, tally, name, node, self._memory)
         self._revision = -1
         self._routes = RouteTable()
+        self._traffic = Traffic(self, loop)
         self._resolved: dict[tuple[str, str], Served] = {}
         """(model, version as asked) of everything that can be answered."""
         self._deadlines = Deadlines()
@@ -120,13 +123,15 @@ class Service:
 
     # The way of a call.
 
-    def resolve(self, model: str, version: str) -> Served:
-        """Return the version that answers; "" as the version asks for the route's own.
+    def resolve(self, model: str, version: str, asker: Asker | None = None, said: Said | None = None) -> Served:
+        """Return the version that answers; "" as the version asks for the route's own, which may depend on who asks, and with what.
 
         Raises NotFound where no route has it, Unavailable while no replica has said HELLO.
         """
         served = self._resolved.get((model, version))
         if served is None:
+            if not version and (served := self._traffic.pick(model, asker, said)) is not None:
+                return served
             chosen = choose(self._routes, model, version)
             self.tally.version(model, chosen).reject("not_ready")
             raise _not_ready(model, chosen)
@@ -176,6 +181,8 @@ class Service:
         if deadline:
             self._watch(call, deadline, now)
         channel.send(call)
+        if served.mirror is not None:
+            served.mirror.take(served, request)
         return call
 
     def body_buffer(self, nbytes: int) -> memoryview | None:
@@ -413,9 +420,10 @@ class Service:
                 if found is not None:
                     found.at_most_once = route.at_most_once
                     resolved[route.endpoint, version] = found
-                    if version == route.stable:
+                    if version == route.stable and not route.traffic.chooses:
                         resolved[route.endpoint, ""] = found
         self._resolved = resolved
+        self._traffic.settle(self._routes.routes.values(), served)
 
     # The whole.
 

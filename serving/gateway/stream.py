@@ -178,7 +178,7 @@ class InferStream(_Open):
             if self._visitor is not None:
                 self._visitor.check(asked.model)
             try:
-                served = self._service.resolve(asked.model, asked.version)
+                served = self._service.resolve(asked.model, asked.version, self.connection, asked)
             except NotFound:
                 check_version(asked.version)
                 raise

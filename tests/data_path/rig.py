@@ -18,7 +18,7 @@ from serving.gateway.peers import PeerAddress
 from serving.gateway.server import GatewayServer
 from serving.hosting import HostPlan
 from serving.replica.host import ReplicaHost
-from serving.routing import Route, RouteTable
+from serving.routing import PLAIN, Route, RouteTable, Traffic
 from serving.state import GatewayLimits, GatewayState
 
 
@@ -106,6 +106,8 @@ class DataPath:
         self.members: list[Member] = []
         self.replicas: list[ReplicaHost] = []
         self.limits = GatewayLimits()
+        self.traffic: dict[str, Traffic] = {}
+        """By model; the first version of each is the stable one."""
         self._revision = 0
 
     def do(self, coroutine: Coroutine[Any, Any, Any], within_s: float = 30.0) -> Any:
@@ -143,7 +145,7 @@ class DataPath:
                     versions[version.model].append(version.version)
                 peers.setdefault(version.key, []).append(PeerAddress(host.replica_id, **host.address))
         self._revision += 1
-        routes = {model: Route(model, found[0], tuple(found)) for model, found in versions.items()}
+        routes = {model: Route(model, found[0], tuple(found), traffic=self.traffic.get(model, PLAIN)) for model, found in versions.items()}
         state = GatewayState(RouteTable(self._revision, routes), self.limits, "serving")
         for member in self.members:
             member.server.apply(state)

@@ -1,0 +1,128 @@
+"""Chooser: one route that shares its requests out, ready to say which version answers.
+
+What follows from a request's head alone is kept with the head, which is shared by all requests with the same bytes; where parameters
+count it is looked up per request. A version without a ready replica is stood in for: by the stable one, else by the ready one with the
+largest share. Its keys and points stay its own, so all is as before when it is back.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from random import random
+from typing import Protocol
+
+from serving.gateway.call import Served
+from serving.gateway.head import Head
+from serving.inference import Buffer
+from serving.protocol.grpc_head import GrpcHead
+from serving.protocol.parameters import NONE, ParameterReader, Parameters
+from serving.routing import GOLDEN, POINTS, Conditions, Route, key_bytes, keyed_parts, parts_in_turn, point_of
+
+Said = Buffer | GrpcHead
+"""A request as far as it has been read: a REST body, or the head of a gRPC message."""
+
+_IN_TURN, _BY_ADDRESS = -1, -2
+
+
+class Asker(Protocol):
+    """Who asks: a connection with its request."""
+
+    head: Head
+
+    @property
+    def address(self) -> bytes:
+        """Return the name of the client's address."""
+
+
+class Chooser:
+    """Made once per route as it is; `settle` tells who can answer."""
+
+    __slots__ = (
+        "_at",
+        "_conditions",
+        "_in_turn",
+        "_keyed",
+        "_names",
+        "_of_rule",
+        "_reader",
+        "_salt",
+        "_sticky",
+        "_targets",
+        "holder",
+        "route",
+    )
+
+    def __init__(self, route: Route, reader: ParameterReader) -> None:
+        self.route = route
+        traffic = route.traffic
+        shares = route.shares
+        self._names = list(dict.fromkeys([*shares, *(r.version for r in traffic.rules)]))
+        places = {version: i for i, version in enumerate(self._names)}
+        self._in_turn = array("i", [places[v] for v in parts_in_turn(shares)])
+        self._keyed = array("i", [places[v] for v in keyed_parts(shares)]) if traffic.sticky else self._in_turn
+        self._conditions = Conditions(traffic.rules)
+        self._of_rule = [places[r.version] for r in traffic.rules]
+        self._sticky = traffic.sticky
+        self._salt = route.endpoint.encode() + b"\0"
+        by_parameter = self._conditions.parameters or (traffic.sticky is not None and traffic.sticky.by == "parameter")
+        self._reader = reader if by_parameter else None
+        self._targets: list[Served | None] = []
+        self.holder: Served | None = None
+        """Who answers for the endpoint as a whole: the stable version, or its stand-in."""
+        self._at = random()
+
+    def settle(self, served: Mapping[str, Served]) -> None:
+        """Take the versions that there are, by version key, and which of them are ready."""
+        route = self.route
+        there = {v: served.get(f"{route.endpoint}/{v}") for v in (route.stable, *self._names)}
+        shares = route.shares
+        ready = [s for s in there.values() if s is not None and s.ready]
+        stable = there[route.stable]
+        instead = stable if stable in ready else max(ready, key=lambda s: shares.get(s.version, 0), default=stable)
+        self.holder = instead
+        self._targets = [s if (s := there[v]) in ready else instead or s for v in self._names]
+
+    def pick(self, asker: Asker, said: Said | None) -> Served | None:
+        """Return the version that answers; None while no replica has described one."""
+        head = asker.head
+        if self._reader is None:
+            kept = head.choice
+            if kept is not None and kept[0] is self:
+                where = kept[1]
+            else:
+                where = self._look(head, NONE)
+                head.choice = (self, where)
+        elif isinstance(said, GrpcHead):
+            where = self._look(head, self._reader.of_grpc(said))
+        elif said is not None:
+            where = self._look(head, self._reader.of_rest(said, head.inference_header_length))
+        else:
+            where = self._look(head, NONE)
+        if where == _IN_TURN:
+            at = self._at + GOLDEN
+            if at >= 1.0:
+                at -= 1.0
+            self._at = at
+            where = self._in_turn[int(at * POINTS)]
+        elif where == _BY_ADDRESS:
+            where = self._keyed[point_of(self._salt, asker.address)]
+        return self._targets[where]
+
+    def _look(self, head: Head, parameters: Parameters) -> int:
+        """Return the place of the version that rules or the caller's key say; else what is to be done."""
+        if self._of_rule:
+            rule = self._conditions.find(head.headers, parameters)
+            if rule >= 0:
+                return self._of_rule[rule]
+        sticky = self._sticky
+        if sticky is None:
+            return _IN_TURN
+        if sticky.by == "address":
+            return _BY_ADDRESS
+        value: object = head.headers.get(sticky.name.encode()) if sticky.by == "header" else parameters.get(sticky.name)
+        key = key_bytes(value) if value is not None else b""
+        return self._keyed[point_of(self._salt, key)] if key else _IN_TURN
+
+    def __repr__(self) -> str:
+        return f"Chooser({self.route.endpoint}, {self.route.shares})"
