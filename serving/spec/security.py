@@ -11,8 +11,7 @@ from serving.access.token import public_keys
 from serving.errors import InvalidArgument
 from serving.spec.artefact import located as path_of
 from serving.spec.face import EngineFace
-from serving.spec.problem import dotted, quoted
-from serving.spec.rules import Finding
+from serving.spec.problem import Finding, dotted, quoted
 from serving.spec.security_face import JwtFace, TlsFace
 
 
