@@ -7,6 +7,7 @@ from typing import Any
 
 from serving.access.settings import AccessRules
 from serving.routing import RouteTable
+from serving.wishes import Wishes
 
 DESK_SOCKET = "desk.sock"
 """In the run directory: the socket on which the controller takes what gateways ask of it (`control/desk.py`, `gateway/desk.py`)."""
@@ -39,18 +40,6 @@ class GatewayLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class SharedRegion:
-    """A client's shared memory, as it was when it was registered. device, inode: of the file, which another may have replaced since."""
-
-    name: str
-    key: str
-    offset: int
-    nbytes: int
-    device: int = 0
-    inode: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class GatewayState:
     """Routes, limits and names. A gateway keeps the last one while the controller is away."""
 
@@ -59,7 +48,7 @@ class GatewayState:
     server_name: str = "serving"
     client_shm: bool = False
     """Clients may register shared memory."""
-    regions: tuple[SharedRegion, ...] = ()
+    wishes: Wishes = field(default_factory=Wishes)
     access: AccessRules | None = None
     """Who may ask; None: everybody."""
 
@@ -73,7 +62,7 @@ class GatewayState:
             "limits": asdict(self.limits),
             "server_name": self.server_name,
             "client_shm": self.client_shm,
-            "regions": [asdict(r) for r in self.regions],
+            "wishes": self.wishes.to_json(),
             "access": self.access and self.access.to_json(),
         }
 
@@ -85,6 +74,6 @@ class GatewayState:
             GatewayLimits(**value["limits"]),
             value["server_name"],
             value["client_shm"],
-            tuple(SharedRegion(**r) for r in value["regions"]),
+            Wishes.from_json(value["wishes"]),
             None if access is None else AccessRules.from_json(access),
         )

@@ -10,6 +10,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,17 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     _install(handler, level, (ROOT,))
 
 
+def switch(*, info: bool = True, warning: bool = True, error: bool = True, verbose: bool = False, iso_times: bool = False) -> None:
+    """Say which records of this process are kept from now on, and how their times are written in files."""
+    logger = logging.getLogger(ROOT)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    _SWITCHES.kept = {logging.DEBUG: verbose, logging.INFO: info, logging.WARNING: warning, logging.ERROR: error}
+    for handler in logger.handlers:
+        handler.addFilter(_SWITCHES)
+        if isinstance(handler.formatter, _JsonLines):
+            handler.formatter.iso_times = iso_times
+
+
 def prune(directory: Path) -> None:
     """Remove the oldest log files beyond KEPT_FILES."""
     files = sorted(directory.glob("*.jsonl*"), key=lambda f: f.stat().st_mtime, reverse=True)
@@ -57,16 +69,31 @@ def _install(handler: logging.Handler, level: int, loggers: Sequence[str]) -> No
         logger.propagate = False
 
 
+class _Switches(logging.Filter):
+    """Lets records through by their level; CRITICAL ones always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = {logging.DEBUG: True, logging.INFO: True, logging.WARNING: True, logging.ERROR: True}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.kept.get(record.levelno, True)
+
+
+_SWITCHES = _Switches()
+
+
 class _JsonLines(logging.Formatter):
-    """One JSON object per line: time (seconds since 1970), level, process, logger, message; error where there is one."""
+    """One JSON object per line: time (seconds since 1970, or ISO 8601), level, process, logger, message; error where there is one."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
+        self.iso_times = False
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": round(record.created, 3),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat() if self.iso_times else round(record.created, 3),
             "level": record.levelname,
             "process": self._process,
             "pid": record.process,

@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,7 @@ def up(
     control_port: Annotated[int, typer.Option(min=1, max=65535, help="The control API.")] = 8003,
     state_dir: Annotated[Path | None, typer.Option(help=STATE_DIR_HELP)] = None,
     access: Annotated[str, typer.Option(help="on or off: ask for keys and tokens, whatever the files say.")] = "",
+    allow_client_shm: Annotated[bool, typer.Option("--allow-client-shm", help="As client_shared_memory: true in a file.")] = False,
     ray_address: Annotated[str, typer.Option(help="A Ray that runs already; none: one of our own is started.")] = "",
 ) -> None:
     """Serve what the files declare, in the foreground. Ctrl-C drains and ends it; a second one does not wait."""
@@ -52,6 +54,8 @@ def up(
     except InvalidSpec as invalid:
         print_lines(map(str, invalid.problems))
         raise typer.Exit(1) from None
+    if allow_client_shm:
+        target = _with_client_shm(target)
     state = (state_dir or default_state_dir()).absolute()
     _warn(host, access, target)
     _lock(state)
@@ -79,6 +83,13 @@ def up(
         boot.target_file.write_text(json.dumps(target.to_json()))
         boot.texts_file.write_text(json.dumps([[name, text] for name, text in texts(files or [])]))
     os.execve(sys.executable, [sys.executable, "-m", "serving.cluster", str(file)], environment.of(boot, os.environ))
+
+
+def _with_client_shm(target: Target | None) -> Target:
+    if target is None:
+        fail("--allow-client-shm is for files; without one what ran last runs again, with the settings that it had")
+    settings = replace(target.settings, client_shared_memory=True)
+    return replace(target, settings=settings, given=target.given | {"client_shared_memory"})
 
 
 def _write_secret(file: Path) -> None:

@@ -18,10 +18,13 @@ from serving.control.keyring import Keyring
 from serving.control.order import File
 from serving.control.runner import Runner, SystemClock
 from serving.control.store import SqliteStore
+from serving.control.wishes import WishBook, handlers
 from serving.plan import Target
 from serving.spec import Source, changed, parse
 from serving.state import DESK_SOCKET
 
+WISHES = "wishes.json"
+"""In the run directory: what clients have asked of the engine, for a controller that comes after this one."""
 DOWN = "down"
 """A file of this name in the run directory asks the engine to end."""
 
@@ -35,7 +38,8 @@ class Office:
         store = SqliteStore(told.database)
         clock = SystemClock()
         keyring = Keyring(store, Path(told.state_dir), clock.now, told.access_forced)
-        self._runner = Runner(Controller(cluster, store, clock, keyring.rules))
+        wishes = WishBook(Path(told.run_dir) / WISHES)
+        self._runner = Runner(Controller(cluster, store, clock, keyring.rules, wishes))
         directory.listen(GATEWAYS, lambda _: self._runner.wake())
         cluster.follow_gateways()
         down = Path(told.run_dir) / DOWN
@@ -48,7 +52,7 @@ class Office:
         guard = Guard(keyring, lambda: self._runner.target.settings)
         app = create_app(self._runner, _parse, down.touch, about, routers, guard)
         self._api = ApiServer(app, told.host, told.control_port)
-        self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {"status": lambda _: self._runner.status.to_json()})
+        self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {"status": lambda _: self._runner.status.to_json(), **handlers(self._runner)})
         self._api.start()
         self._runner.start()
         self._desk.start()

@@ -16,6 +16,7 @@ from serving.control.acceptance import Act, accept
 from serving.control.event import Event
 from serving.control.ports import Acknowledged, Clock, Cluster, Revision, Seen, Store, VersionSeen
 from serving.control.status import GatewayStatus, State, Status, VersionStatus
+from serving.control.wishes import WishBook
 from serving.control.witness import Sight, Witness, memory
 from serving.errors import Unavailable
 from serving.plan import (
@@ -60,12 +61,15 @@ def _everybody(_: AccessSettings) -> None:
 class Controller:
     """Not thread-safe: one thread calls `accept` and `tick`; `status` may be read from anywhere."""
 
-    def __init__(self, cluster: Cluster, store: Store, clock: Clock, access: Access = _everybody) -> None:
+    def __init__(self, cluster: Cluster, store: Store, clock: Clock, access: Access = _everybody, wishes: WishBook | None = None) -> None:
         """access: from what the settings say to what gateways have to check."""
         self._access = access
         self._cluster = cluster
         self._store = store
         self._clock = clock
+        self.wishes = wishes or WishBook()
+        self.wishes_told = 0
+        """The number of the wishes that every gateway knows."""
         self._revision: Revision | None = store.latest()
         self._asked: dict[str, DeploymentTarget] = {}
         self._settings: EngineSettings | None = None
@@ -212,13 +216,23 @@ class Controller:
             else:
                 self._routes[change.subject] = change.after
         settings = self.target.settings
-        draft = GatewayState(RouteTable(0, dict(self._routes)), settings.limits, settings.server_name, access=self._access(settings.access))
+        draft = GatewayState(
+            RouteTable(0, dict(self._routes)),
+            settings.limits,
+            settings.server_name,
+            client_shm=settings.client_shared_memory,
+            wishes=self.wishes.now,
+            access=self._access(settings.access),
+        )
         if self._state is None or replace(self._state, routes=replace(self._state.routes, revision=0)) != draft:
             number = self._store.next_publication()
             self._state = replace(draft, routes=replace(draft.routes, revision=number))
         if seen.gateways and (not self.status.settled or self._behind(seen)):
             self._acknowledged = {a.gateway: a for a in self._cluster.publish(self._state)}
-        if behind := self._behind(seen):
+        behind = self._behind(seen)
+        if not behind:
+            self.wishes_told = self._state.wishes.number
+        else:
             waiting.append(f"{len(behind)} of {len(seen.gateways)} gateways have no answer yet")
         return waiting
 

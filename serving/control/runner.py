@@ -11,14 +11,18 @@ from serving.control.acceptance import Act
 from serving.control.controller import Controller
 from serving.control.ports import Revision
 from serving.control.status import Status
+from serving.control.wishes import Edit
 from serving.errors import ServingError, Unavailable
 from serving.plan import Outlook, Target, World
+from serving.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 2.0
 BUSY_S = 0.1
 TROUBLED_S = 2.0
+WISH_S = 30.0
+"""How long a client waits for all gateways to know what it has asked for."""
 
 
 class SystemClock:
@@ -78,6 +82,21 @@ class Runner:
         with self._turned:
             target = edit(self._controller.target)
             return self._controller.revision, target, self._controller.outlook(target)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Clients may register shared memory."""
+        return self._controller.target.settings.client_shared_memory
+
+    def wish(self, edit: Edit) -> Wishes:
+        """Edit what clients wish; return when every gateway knows. Raises what `edit` raises, Unavailable where one does not answer."""
+        with self._turned:
+            wishes = self._controller.wishes.edit(edit)
+        self._wanted.set()
+        with self._turned:
+            if not self._turned.wait_for(lambda: self._controller.wishes_told >= wishes.number, WISH_S):
+                raise Unavailable(f"not every gateway has answered within {WISH_S:g} s; it will be told", retry_after_s=1.0)
+        return wishes
 
     def wait(self, revision: int, timeout_s: float) -> Status:
         """Return the status when the revision (or a later one) is settled, or when the time is over."""

@@ -15,6 +15,7 @@ from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupporte
 from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
 from serving.gateway.errand import grpc_errand
+from serving.gateway.extensions import extensions
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
 from serving.gateway.model_config import config_of
@@ -23,8 +24,9 @@ from serving.gateway.service import Service
 from serving.gateway.special import SpecialCall
 from serving.gateway.statistics import Statistics
 from serving.gateway.stream import InferStream, WatchStream, check_version
+from serving.gateway.wishes import WishDesk, grpc_actions
 from serving.inference import Buffer, InferResponse
-from serving.protocol import messages, metadata, model_config, statistics
+from serving.protocol import messages, model_config, statistics
 from serving.protocol.grpc import GrpcPlan
 from serving.protocol.grpc_frame import MessageReader, decompress, parse_timeout, whole_message
 from serving.protocol.grpc_head import Splitter
@@ -47,6 +49,8 @@ class GrpcApi:
         self._write = out.answer
         self._split = Splitter().split
         self._streams: set[InferStream | WatchStream] = set()
+        wishes = grpc_actions(WishDesk(service, desk), out, self.message)
+        self._actions = {INFERENCE + method: action for method, action in wishes.items()}
         self._unary: dict[str, Callable[[Buffer], bytes]] = {
             INFERENCE + "ServerLive": lambda message: messages.server_live(True),
             INFERENCE + "ServerReady": lambda message: messages.server_ready(self._service.ready),
@@ -68,6 +72,9 @@ class GrpcApi:
             return Action(self._open_watch, None, self._fail)
         if path == INFERENCE + "ModelStatistics":
             return grpc_errand(self._out, self.message, self._statistics)
+        action = self._actions.get(path)
+        if action is not None:
+            return action
         run = self._unary.get(path)
         if run is None:
             return Action(
@@ -170,7 +177,7 @@ class GrpcApi:
         return messages.health(status)
 
     def _server_metadata(self) -> bytes:
-        return messages.server_metadata(self._service.server_name, VERSION, metadata.EXTENSIONS)
+        return messages.server_metadata(self._service.server_name, VERSION, extensions(self._service))
 
     def _model_ready(self, message: Buffer) -> bytes:
         model, version = messages.decode_model(message)

@@ -14,7 +14,7 @@ import stat
 from serving.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 from serving.inference import Buffer
 from serving.protocol.special import Region
-from serving.state import SharedRegion
+from serving.wishes import SharedRegion
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from serving.errors import Code, NotFound, ServingError, Unsupported, from_code
 from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
 from serving.gateway.errand import rest_errand
+from serving.gateway.extensions import extensions
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.model_config import config_of
@@ -17,6 +18,7 @@ from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.service import Service
 from serving.gateway.special import SpecialCall
 from serving.gateway.statistics import Statistics
+from serving.gateway.wishes import WishDesk, rest_run
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
 from serving.protocol import metadata, model_config, statistics
@@ -36,6 +38,7 @@ class RestApi:
         self._service = service
         self._counts = counts
         self._desk = desk
+        self._wishes = WishDesk(service, desk)
         self._answer_heads: dict[tuple[int | None, int, bool], bytes] = {}
 
     def route(self, head: Head) -> Action:
@@ -54,8 +57,10 @@ class RestApi:
                 return _get(head, self._edge_health)
             case ["v2", "models", "stats"]:
                 return self._statistics(head, "", "")
-            case ["v2", "models", model, *rest] if model:
+            case ["v2", "models", model, *rest] if model and rest != ["trace", "setting"]:
                 return self._model(head, model, rest)
+            case ["v2", *rest] if (found := rest_run(self._wishes, rest)) is not None:
+                return rest_errand(found[1]) if head.method in found[0] else _WRONG_METHOD
         return _NOT_FOUND
 
     def _model(self, head: Head, model: str, rest: list[str]) -> Action:
@@ -200,7 +205,7 @@ class RestApi:
         connection.respond(200 if taking else 503, JSON, b"{}", close=True)
 
     def _metadata(self, connection: HttpConnection) -> None:
-        connection.respond(200, JSON, metadata.server(self._service.server_name, VERSION))
+        connection.respond(200, JSON, metadata.server(self._service.server_name, VERSION, extensions(self._service)))
 
     def _model_metadata(self, connection: HttpConnection, model: str, version: str) -> None:
         served = self._service.resolve(model, version)

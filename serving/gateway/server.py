@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import uvloop
 
+from serving import telemetry
 from serving.errors import Unavailable
 from serving.gateway.body import too_large
 from serving.gateway.desk import DeskClient
@@ -30,6 +31,7 @@ from serving.gateway.rest import RestApi
 from serving.gateway.service import Service
 from serving.gateway.statistics import Source, Statistics
 from serving.gateway.tally import Tally
+from serving.protocol.settings import log_of
 from serving.state import DESK_SOCKET, GatewayLimits, GatewayState
 
 logger = logging.getLogger(__name__)
@@ -286,8 +288,11 @@ class _Host:
 
     def apply(self, state: GatewayState) -> int:
         self.limits = state.limits
+        before = self.service.wishes.log
         revision = self.service.apply(state)
         self.gate.apply(self.service.access)
+        if self.service.wishes.log != before:
+            _take_log_settings(self.service.wishes.log)
         self.heads.clear()
         self.heads2.clear()
         for connection in self.connections:
@@ -316,6 +321,17 @@ class _Host:
         if self._tick is not None:
             self._tick.cancel()
         self.service.close()
+
+
+def _take_log_settings(log: Mapping[str, Any]) -> None:
+    told = log_of(log)
+    telemetry.switch(
+        info=told["log_info"],
+        warning=told["log_warning"],
+        error=told["log_error"],
+        verbose=told["log_verbose_level"] > 0,
+        iso_times=told["log_format"] == "ISO8601",
+    )
 
 
 def _not_grpc(stream: Http2Stream, head: Head, body: object) -> None:

@@ -38,6 +38,7 @@ from serving.gateway.traffic import Traffic
 from serving.inference import InferRequest, InferResponse
 from serving.routing import Route, RouteTable, choose
 from serving.state import GatewayLimits, GatewayState
+from serving.wishes import Wishes
 
 RETRY_WAIT_S = 2.0
 ARENA_BYTES = 1 << 28
@@ -67,6 +68,8 @@ class Service:
         self.limits = limits
         self.server_name = GatewayState().server_name
         self.admission = Admission(limits)
+        self.wishes = Wishes()
+        """What clients have asked of the whole engine."""
         self.regions = Regions()
         self.clients: ClientLimits | None = None
         """Limits of each client, where there are any."""
@@ -104,7 +107,8 @@ class Service:
             self.access = state.access
             self._limit_clients(state.limits)
             self._peers.limit(state.limits)
-            self.regions.apply(state.client_shm, state.regions)
+            self.wishes = state.wishes
+            self.regions.apply(state.client_shm, state.wishes.regions)
             self._resolve_all()
         return self._revision
 

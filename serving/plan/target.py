@@ -20,6 +20,7 @@ class EngineSettings:
     gateways   processes that speak REST and gRPC
     access     whether the engine asks who somebody is
     tls        certificates; taken when the engine starts, their files are read again when they change
+    client_shared_memory  clients may have tensors in shared memory of this machine
     edge       auto: HAProxy only where there is TLS; grpc: gRPC goes through it, REST does not; always: both do; off: never
     """
 
@@ -29,6 +30,7 @@ class EngineSettings:
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     access: AccessSettings = field(default_factory=AccessSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
+    client_shared_memory: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

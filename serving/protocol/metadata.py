@@ -9,8 +9,20 @@ import orjson
 
 from serving.tensor import Signature, TensorSpec
 
-EXTENSIONS: Final = ("binary_tensor_data", "parameters", "schedule_policy", "statistics")
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "trace",
+)
 """Extensions of the protocol that this server has: clients switch features on by this list."""
+
+SHARED_MEMORY: Final = ("system_shared_memory",)
+"""Where clients may have tensors in shared memory."""
 
 NOT_FOUND: Final = "Not Found"
 METHOD_NOT_ALLOWED: Final = "Method Not Allowed"

@@ -353,6 +353,13 @@ class EngineFace(Face):
         ),
     )
     server_name: Text = Field(default=_engine.server_name, description="Name that the server's metadata shows.")
+    client_shared_memory: bool = Field(
+        default=_engine.client_shared_memory,
+        description=(
+            "Clients may register shared memory (files in /dev/shm) and have tensors in it. For clients on this machine that may be "
+            "trusted: whoever reaches the ports can then read and write every such file of the engine's user."
+        ),
+    )
     limits: LimitsFace = Field(default_factory=LimitsFace, description="Bounds that protect the engine from its clients.")
     access: AccessFace = Field(default_factory=AccessFace, description="Who may ask and change what: API keys and tokens. Off by default.")
     tls: TlsFace = Field(default_factory=TlsFace, description="Certificates for all ports. Taken when the engine starts.")

@@ -33,7 +33,15 @@ from serving.tensor import DType, Signature, TensorSpec
 
 def settings(engine: EngineFace) -> EngineSettings:
     tls = TlsSettings(**engine.tls.model_dump())
-    return EngineSettings(engine.gateways, engine.edge, engine.server_name, _limits(engine.limits), _access(engine.access), tls)
+    return EngineSettings(
+        engine.gateways,
+        engine.edge,
+        engine.server_name,
+        _limits(engine.limits),
+        _access(engine.access),
+        tls,
+        client_shared_memory=engine.client_shared_memory,
+    )
 
 
 def _access(face: AccessFace) -> AccessSettings:

@@ -271,3 +271,18 @@ def test_a_state_tells_since_when_it_holds(scene: Scene) -> None:
     scene.cluster.versions["mlp/1"] = VersionSeen(starting=1)
     scene.ticks()
     assert [(v.state, v.since) for v in scene.controller.status.versions] == [("starting", 2000.0)]
+
+
+def test_wishes_of_clients_are_told_when_every_gateway_has_them(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.ticks()
+    wishes = scene.controller.wishes.edit(lambda w: replace(w, log={"log_info": False}))
+    scene.cluster.gateways = {"a", "b"}
+    scene.cluster.deaf = {"b"}
+    scene.ticks(2)
+    assert scene.controller.wishes_told < wishes.number
+    assert scene.cluster.state is not None
+    assert scene.cluster.state.wishes == wishes
+    scene.cluster.deaf = set()
+    scene.ticks()
+    assert scene.controller.wishes_told == wishes.number

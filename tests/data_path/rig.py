@@ -13,13 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serving.control.desk import Desk
+from serving.control.wishes import WishBook, handlers
 from serving.edge import Adopt, EdgeConfig, EdgeKeeper, SlotClaim
 from serving.gateway.peers import PeerAddress
 from serving.gateway.server import GatewayServer
 from serving.hosting import HostPlan
 from serving.replica.host import ReplicaHost
 from serving.routing import PLAIN, Route, RouteTable, Traffic
-from serving.state import GatewayLimits, GatewayState
+from serving.state import DESK_SOCKET, GatewayLimits, GatewayState
+from serving.wishes import Wishes
 
 
 def free_port() -> int:
@@ -87,6 +90,24 @@ class Member:
         self.server.stop()
 
 
+class Teller:
+    """The controller, as far as the desk knows it."""
+
+    def __init__(self, path: DataPath) -> None:
+        self._path = path
+        self._one = threading.Lock()
+
+    @property
+    def shares_memory(self) -> bool:
+        return self._path.shares_memory
+
+    def wish(self, edit: Callable[[Wishes], Wishes]) -> Wishes:
+        with self._one:
+            wishes = self._path.book.edit(edit)
+            self._path.tell()
+            return wishes
+
+
 class DataPath:
     """One node. Everything in it binds 127.0.0.1 and lies in a directory of its own."""
 
@@ -108,6 +129,10 @@ class DataPath:
         self.limits = GatewayLimits()
         self.traffic: dict[str, Traffic] = {}
         """By model; the first version of each is the stable one."""
+        self.shares_memory = False
+        self.book = WishBook()
+        self.desk = Desk(Path(self.run_dir) / DESK_SOCKET, handlers(Teller(self)))
+        self.desk.start()
         self._revision = 0
 
     def do(self, coroutine: Coroutine[Any, Any, Any], within_s: float = 30.0) -> Any:
@@ -146,7 +171,9 @@ class DataPath:
                 peers.setdefault(version.key, []).append(PeerAddress(host.replica_id, **host.address))
         self._revision += 1
         routes = {model: Route(model, found[0], tuple(found), traffic=self.traffic.get(model, PLAIN)) for model, found in versions.items()}
-        state = GatewayState(RouteTable(self._revision, routes), self.limits, "serving")
+        state = GatewayState(
+            RouteTable(self._revision, routes), self.limits, "serving", client_shm=self.shares_memory, wishes=self.book.now
+        )  # fmt: skip
         for member in self.members:
             member.server.apply(state)
             member.server.set_peers(peers)
@@ -191,6 +218,7 @@ class DataPath:
             member.stop()
         for host in self.replicas:
             host.stop()
+        self.desk.stop()
         self.keeper.close(0.0)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()

@@ -12,7 +12,7 @@ import pytest
 from serving.errors import InvalidArgument, NotFound, ServingError, Unavailable, Unsupported
 from serving.gateway.regions import Regions
 from serving.protocol.special import Region
-from serving.state import SharedRegion
+from serving.wishes import SharedRegion
 
 
 @pytest.fixture
