@@ -4,6 +4,7 @@
     ├── InvalidArgument        the caller sent something that can never work
     │   ├── DecodeError        the bytes are not what the protocol says
     │   ├── SignatureMismatch  well formed, but not what the model takes
+    │   ├── SequenceUnknown    a request that does not start its sequence, which is not live
     │   └── SpecError          a YAML file that cannot be accepted
     ├── NotFound               no such model, version or region
     ├── AlreadyExists
@@ -17,6 +18,7 @@
     ├── Cancelled              the caller has gone
     ├── Unsupported            known, but not by this server or model
     ├── Unavailable            not now: loading, draining, no replica
+    │   ├── SequencesFull      no room for another live sequence
     │   └── ReplicaLost        the replica died with the request in it
     └── Internal
         └── ModelFailed        the model raised, or answered against its signature
@@ -49,6 +51,8 @@ class Code(IntEnum):
     MODEL_FAILED = 14
     UNAUTHENTICATED = 15
     PERMISSION_DENIED = 16
+    SEQUENCE_UNKNOWN = 17
+    SEQUENCES_FULL = 18
 
 
 class ServingError(Exception):
@@ -81,6 +85,10 @@ class SignatureMismatch(InvalidArgument):
 
 class SpecError(InvalidArgument):
     pass
+
+
+class SequenceUnknown(InvalidArgument):
+    code = Code.SEQUENCE_UNKNOWN
 
 
 class NotFound(ServingError):
@@ -131,6 +139,10 @@ class Unavailable(ServingError):
     code = Code.UNAVAILABLE
 
 
+class SequencesFull(Unavailable):
+    code = Code.SEQUENCES_FULL
+
+
 class ReplicaLost(Unavailable):
     code = Code.REPLICA_LOST
 
@@ -148,6 +160,7 @@ _BY_CODE: dict[int, type[ServingError]] = {
     for cls in (
         InvalidArgument, NotFound, AlreadyExists, Unauthenticated, PermissionDenied, TooLarge, TooManyRequests, QueueFull, DeadlineExceeded,
         QueueTimeout, Cancelled, Unsupported, Unavailable, ReplicaLost, Internal, ModelFailed,
+        SequenceUnknown, SequencesFull,
     )
 }  # fmt: skip
 

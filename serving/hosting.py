@@ -35,6 +35,18 @@ class BatchPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class SequencePolicy:
+    """How requests that belong together are kept together.
+
+    max_idle_s      a sequence without a request for so long is forgotten
+    max_sequences   live ones of one replica; one more is refused
+    """
+
+    max_idle_s: float = 60.0
+    max_sequences: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
 class VersionPlan:
     """One ModelVersion to hold.
 
@@ -47,6 +59,7 @@ class VersionPlan:
     threads     threads that one call of the model may use
     warm_up     batch sizes to run before the version counts as ready; () = 1 and the largest
     decoupled   a request has any number of answers; also where the artefact says so by itself
+    sequence    the model keeps a state per sequence of requests; None = each request stands alone
     """
 
     model: str
@@ -61,6 +74,7 @@ class VersionPlan:
     threads: int = 1
     warm_up: tuple[int, ...] = ()
     decoupled: bool = False
+    sequence: SequencePolicy | None = None
 
     @property
     def key(self) -> str:
@@ -84,6 +98,7 @@ class HostPlan:
                 "signature": v.signature.to_json() if v.signature else None,
                 "batching": asdict(v.batching),
                 "warm_up": list(v.warm_up),
+                "sequence": asdict(v.sequence) if v.sequence else None,
             }
 
         return {"versions": [version(v) for v in self.versions], "revision": self.revision}
@@ -98,6 +113,7 @@ class HostPlan:
                     "signature": signature,
                     "batching": BatchPolicy(**v["batching"]),
                     "warm_up": tuple(v["warm_up"]),
+                    "sequence": SequencePolicy(**v["sequence"]) if v.get("sequence") else None,
                 }
             )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.errors import Code
+from serving.sequence import Step
 from serving.tensor import DType, element_count
 
 Buffer = bytes | bytearray | memoryview
@@ -104,6 +105,19 @@ class InferRequest:
         self.deadline = deadline
         self.priority = priority
         self.timeout_us = timeout_us
+
+
+class SequenceRequest(InferRequest):
+    """A request of a sequence. A class of its own, so that the others need not say that they are none."""
+
+    __slots__ = ("step",)
+
+    def __init__(self, request: InferRequest, step: Step) -> None:
+        super().__init__(
+            request.model, request.version, request.layout, request.payload, request.id, request.deadline, request.priority,
+            request.timeout_us,
+        )  # fmt: skip
+        self.step = step
 
 
 class InferResponse:

@@ -54,8 +54,10 @@ PURE = (
     "plan/",
     "batching/queue.py",
     "batching/stack.py",
+    "batching/sequences.py",
     "inference.py",
     "tensor.py",
+    "sequence.py",
     "access/",
 )
 IMPURE = {"time", "random", "asyncio", "logging", "socket", "threading", "os", "pathlib"}

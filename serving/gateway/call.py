@@ -18,6 +18,7 @@ from serving.inference import InferRequest, InferResponse
 from serving.protocol.generate import GenerateCodec
 from serving.protocol.grpc import GrpcCodec
 from serving.protocol.rest import RestCodec
+from serving.protocol.sequence import SequenceGrpcCodec, SequenceRestCodec
 from serving.tensor import Signature
 
 
@@ -48,6 +49,16 @@ class Home(Protocol):
 NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 
 
+class Way(Protocol):
+    """What stands between the service and the replicas for a call that cannot go to any of them (`sequences.py`)."""
+
+    def answered(self, call: Call, response: InferResponse) -> InferResponse | None:
+        """Take an answer before the owner does. Returns what the owner is to get; None where the call is not over."""
+
+    def left(self, call: Call) -> None:
+        """The owner has gone; the call has been taken back."""
+
+
 class Description(NamedTuple):
     """What a replica says about one version that it holds.
 
@@ -71,6 +82,8 @@ class Channel(Protocol):
     inflight   calls sent and not answered, of all versions; `PeerPool` picks by it
     paused     the socket does not take what was written so far: others are picked first
     versions   what is behind it, by key; empty until the replica has said HELLO
+    replica    its name
+    since      when it became usable, time.monotonic()
     usable     takes new calls: HELLO has been said, no DRAIN, not lost
     """
 
@@ -78,6 +91,8 @@ class Channel(Protocol):
     paused: bool
     usable: bool
     versions: dict[str, Description]
+    replica: str
+    since: float
 
     def send(self, call: Call) -> None:
         """Take the call. It leaves at the end of this turn of the loop, with the others of the turn."""
@@ -87,6 +102,9 @@ class Channel(Protocol):
 
     def took(self, call: Call, answers: int) -> None:
         """Tell the replica that so many more of the call's answers have left."""
+
+    def forget(self, key: str, sequence: bytes, done: Callable[[], None]) -> None:
+        """Have the replica drop a sequence of the version `key`; `done` is called when it has, or has gone."""
 
     def room(self) -> bool:
         """Say whether another call may be queued behind what the socket has not taken yet."""
@@ -180,8 +198,11 @@ class Served:
         self.platform = platform
         self.pool = pool
         self.tally = tally
-        self.rest = RestCodec(model, version, signature, max_json_bytes=max_json_bytes)
-        self.grpc = GrpcCodec(model, version, signature)
+        sequences = bool(self.details.get("sequence"))
+        rest = SequenceRestCodec if sequences else RestCodec
+        grpc = SequenceGrpcCodec if sequences else GrpcCodec
+        self.rest: RestCodec = rest(model, version, signature, max_json_bytes=max_json_bytes)
+        self.grpc: GrpcCodec = grpc(model, version, signature)
         self.generate = GenerateCodec(model, version, signature, max_json_bytes=max_json_bytes)
         self.at_most_once = False
         self.decoupled = says_decoupled(description)
@@ -214,6 +235,7 @@ class Call:
     bucket     the set of `Deadlines` that holds it
     load       where it is counted; `ahead` of it were there when it came
     client     whose limits it counts against, None where there are none
+    lane       the sequence that it belongs to, None where it is no request of a sequence
     """
 
     __slots__ = (
@@ -224,6 +246,7 @@ class Call:
         "channel",
         "client",
         "key",
+        "lane",
         "load",
         "open",
         "owner",
@@ -268,6 +291,7 @@ class Call:
         self.load = load
         self.ahead = load.requests - 1  # it is counted already
         self.client = client
+        self.lane: Way | None = None
 
     def cancel(self) -> None:
         """Take the call back: after this its owner is never called. Does nothing when it has ended already."""

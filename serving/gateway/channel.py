@@ -8,6 +8,7 @@ its calls are handed back to the `ChannelOwner`, which decides about each.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
 
@@ -17,11 +18,24 @@ from serving.errors import Code, DecodeError, InvalidArgument
 from serving.gateway.call import NO_DETAILS, Call, ChannelOwner, Deliver, Description, StreamCall
 from serving.gateway.layouts import LayoutCache, LayoutIds
 from serving.gateway.sharing import SharedMemory, Sharing
-from serving.inference import Buffer, InferResponse, Layout
+from serving.inference import Buffer, InferResponse, Layout, SequenceRequest
 from serving.tensor import Signature
 from serving.wire import frame as wire
 from serving.wire.arena import SHARE_BYTES
-from serving.wire.frame import FLAG_EMPTY, FLAG_SHM, KEY, MAX_COUNT, MAX_LAYOUTS, REQUEST, RESPONSE, RESPONSES, SLOT, Frame, FrameReader
+from serving.wire.frame import (
+    FLAG_EMPTY,
+    FLAG_SEQUENCE,
+    FLAG_SHM,
+    KEY,
+    MAX_COUNT,
+    MAX_LAYOUTS,
+    REQUEST,
+    RESPONSE,
+    RESPONSES,
+    SLOT,
+    Frame,
+    FrameReader,
+)
 
 SILENT_TICKS = 4
 """Ticks (of a second, see `Peers`) without a byte from a replica that was pinged: it is lost."""
@@ -54,6 +68,8 @@ class SocketChannel(asyncio.Protocol):
         self.paused = False
         self.usable = False
         self.versions: dict[str, Description] = {}
+        self.replica = ""
+        self.since = 0.0
         self.closed: asyncio.Future[str] = loop.create_future()
         self._loop = loop
         self._owner = owner
@@ -73,6 +89,8 @@ class SocketChannel(asyncio.Protocol):
         self._calls: dict[int, Call] = {}
         self._key = 0
         self._ids = LayoutIds()
+        self._forgets: dict[int, Callable[[], None]] = {}
+        self._forget_key = 0
         # Up.
         self._reader = FrameReader()
         self._responses = responses
@@ -104,6 +122,22 @@ class SocketChannel(asyncio.Protocol):
         if call.key:
             self._taken[call.key] = self._taken.get(call.key, 0) + answers
             self._schedule()
+
+    def forget(self, key: str, sequence: bytes, done: Callable[[], None]) -> None:
+        if self._lost:
+            done()
+            return
+        self._forget_key += 1
+        self._forgets[self._forget_key] = done
+        body = {"n": self._forget_key, "m": key, "s": sequence.hex()}
+        self._transport.write(wire.encode_json(wire.FORGET, orjson.dumps(body)))
+
+    def _take_forgotten(self, body: bytes) -> None:
+        try:
+            done = self._forgets.pop(orjson.loads(body)["n"])
+        except (ValueError, TypeError, KeyError) as e:
+            raise DecodeError(f"PONG to a question that was not asked: {e}") from e
+        done()
 
     def room(self) -> bool:
         return self._transport.get_write_buffer_size() < MAX_BUFFER_BYTES
@@ -174,6 +208,9 @@ class SocketChannel(asyncio.Protocol):
                 lent = sharing.lend(pieces, nbytes)
                 if lent is not None:
                     flags, nbytes, pieces = FLAG_SHM, SLOT.size, (lent,)
+            if call.lane is not None:
+                step = cast(SequenceRequest, request).step.wire
+                flags, nbytes, pieces = flags | FLAG_SEQUENCE, nbytes + len(step), (step, *pieces)
             deadline = request.deadline
             budget_us = max(1, int((deadline - now) * 1e6)) if deadline else 0
             table.append(pack(key, layout_id, budget_us, nbytes, request.priority, flags, call.attempt, request.timeout_us))
@@ -301,15 +338,20 @@ class SocketChannel(asyncio.Protocol):
             self._sharing.take_back(frame.table)
         elif kind == wire.DRAIN:
             self.retire()
-        elif kind != wire.PONG:
+        elif kind == wire.PONG:
+            if len(frame.payload):
+                self._take_forgotten(bytes(frame.payload))
+        else:
             raise DecodeError(f"frame of kind {kind} does not go this way")
 
     def _take_hello(self, body: bytes) -> None:
         """Take over what the replica is; answer its first HELLO with ours, which is the first frame that we send."""
         hello, self.versions = _read_hello(body)
+        self.replica = str(hello.get("replica", ""))
         more = self._sharing.greet(hello)
         if not self._greeted:
             self._greeted = True
+            self.since = monotonic()
             self._transport.write(wire.encode_json(wire.HELLO, orjson.dumps({"protocol": wire.PROTOCOL, "gateway": self._gateway, **more})))
         self.usable = not self._retired
         self._owner.ready(self)
@@ -372,6 +414,9 @@ class SocketChannel(asyncio.Protocol):
         self._transport.abort()
         self.closed.set_result(reason)
         self._owner.lost(self, sent, unsent, reason)
+        forgets, self._forgets = self._forgets, {}
+        for done in forgets.values():
+            done()
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "usable" if self.usable else "drained" if self._retired else "no HELLO yet"

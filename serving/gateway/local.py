@@ -26,6 +26,8 @@ class LocalChannel:
         self.paused = False
         self.usable = True
         self.versions = {d.key: d for d in descriptions}
+        self.replica = "local"
+        self.since = 0.0
         self._loop = loop
         self._deliver = deliver
         self._predict = predict
@@ -43,6 +45,9 @@ class LocalChannel:
 
     def took(self, call: Call, answers: int) -> None:
         pass
+
+    def forget(self, key: str, sequence: bytes, done: Callable[[], None]) -> None:
+        done()
 
     def room(self) -> bool:
         return True

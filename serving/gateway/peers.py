@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.gateway.call import Call, Channel, Deliver, Description, Served, says_decoupled
+from serving.gateway.call import Call, Channel, Deliver, Description, Pool, Served, says_decoupled
 from serving.gateway.channel import DRAINED, SocketChannel
 from serving.gateway.layouts import LayoutCache
+from serving.gateway.sequences import Lanes
 from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import Tally
 from serving.state import GatewayLimits
@@ -76,6 +77,10 @@ class PeerPool:
         free = [c for c in self._channels if not c.paused] or [c for c in self._channels if c.room()]
         return min(free, key=lambda c: c.inflight) if free else None
 
+    @property
+    def channels(self) -> list[Channel]:
+        return self._channels
+
     def ready(self) -> bool:
         return bool(self._channels)
 
@@ -127,6 +132,8 @@ class Peers:
         self._memory = memory
         self._links: dict[PeerAddress, Link] = {}
         self._pools: dict[str, PeerPool] = {}
+        self._lanes: dict[str, Lanes] = {}
+        """Of the versions that keep sequences."""
         self._responses = LayoutCache()
         self._max_json_bytes = GatewayLimits().max_json_bytes
         self._keys: dict[Channel, set[str]] = {}
@@ -151,6 +158,7 @@ class Peers:
             if not self._pools[key].ready():
                 del self._pools[key]
                 self.served.pop(key, None)
+                self._lanes.pop(key, None)
         self._owner.pools_changed(self._pools.keys())
 
     def limit(self, limits: GatewayLimits) -> None:
@@ -167,8 +175,8 @@ class Peers:
         self._owner.pools_changed(channel.versions)
 
     def channels(self) -> list[Channel]:
-        """Return all live channels, those that are being given up included."""
-        return list(self._keys)
+        """Return all live channels, those that are being given up included, and the lanes, in which calls may wait."""
+        return [*self._keys, *self._lanes.values()]
 
     def tick(self) -> None:
         """Let every channel look after its replica. To be called every TICK_S."""
@@ -243,12 +251,22 @@ class Peers:
 
     def _describe(self, key: str, description: Description, pool: PeerPool) -> None:
         served = self.served.get(key)
-        said = (description.signature, description.platform, says_decoupled(description), pool)
+        way = self._way(key, description, pool)
+        said = (description.signature, description.platform, says_decoupled(description), way)
         if served is None or (served.signature, served.platform, served.decoupled, served.pool) != said:
             tally = self._tally.version(description.model, description.version)
-            self.served[key] = Served(description, pool, tally, self._max_json_bytes)
+            self.served[key] = Served(description, way, tally, self._max_json_bytes)
         else:
             served.details = description.details
+
+    def _way(self, key: str, description: Description, pool: PeerPool) -> Pool:
+        """Return what calls of the version are picked from: the pool, or the lanes of its sequences."""
+        if not description.details.get("sequence"):
+            return pool
+        lanes = self._lanes.get(key)
+        if lanes is None:
+            lanes = self._lanes[key] = Lanes(self._loop, description, pool, self._deliver)
+        return lanes
 
     def __repr__(self) -> str:
         return f"Peers({len(self._links)} addresses, {len(self._keys)} connections, {len(self.served)} versions)"

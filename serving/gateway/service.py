@@ -35,8 +35,9 @@ from serving.gateway.regions import Regions
 from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import DURATION_BOUNDS, Tally
 from serving.gateway.traffic import Traffic
-from serving.inference import InferRequest, InferResponse
+from serving.inference import InferRequest, InferResponse, SequenceRequest
 from serving.routing import Route, RouteTable, choose
+from serving.sequence import lost
 from serving.state import GatewayLimits, GatewayState
 from serving.wishes import Wishes
 
@@ -203,9 +204,16 @@ class Service:
         self._take_back(call)
         call.cell.cancelled()
         self._forget(call)
+        if call.lane is not None:
+            call.lane.left(call)
 
     def deliver(self, call: Call, response: InferResponse, now: float) -> None:
         """Give a call its answer (`call.Deliver`). The channel has forgotten it already."""
+        if call.lane is not None:
+            settled = call.lane.answered(call, response)
+            if settled is None:
+                return
+            response = settled
         call.open = False
         call.channel = None
         payload_bytes = call.payload_bytes
@@ -371,7 +379,7 @@ class Service:
         for call in sent:
             if not call.open:
                 continue
-            if call.attempt or call.served.at_most_once or call.parts:
+            if call.lane is not None or call.attempt or call.served.at_most_once or call.parts:
                 self._fail(call, _replica_lost(call))
             elif 0.0 < call.request.deadline <= now:
                 self._fail(call, DeadlineExceeded(DEADLINE))
@@ -379,7 +387,9 @@ class Service:
                 call.attempt = 1
                 self._move(call, waiting)
         for call in unsent:
-            if call.open:
+            if call.open and call.lane is not None:
+                self._fail(call, _replica_lost(call))
+            elif call.open:
                 self._move(call, waiting)
         if waiting:
             self._loop.call_later(self._retry_wait_s, self._give_up, waiting)
@@ -490,4 +500,6 @@ def _not_ready(model: str, version: str) -> Unavailable:
 
 def _replica_lost(call: Call) -> ReplicaLost:
     served = call.served
+    if call.lane is not None:
+        return ReplicaLost(lost(served.model, cast(SequenceRequest, call.request).step.id), retry_after_s=1.0)
     return ReplicaLost(f"The replica of model '{served.model}' version {served.version} was lost with the request in it", retry_after_s=1.0)

@@ -17,16 +17,24 @@ RUNTIMES: dict[str, str] = {
     "python": "serving.models.python",
     "torch": "serving.models.torch",
 }
+SEQUENCE_RUNTIMES: dict[str, str] = {
+    "python": "serving.models.python_sequences",
+}
 
 
 def create(plan: VersionPlan, device: str = "cpu") -> Model:
     """Return the model of a plan, not loaded yet. device: "cpu", or "cuda" where the plan was given a GPU.
 
-    Raises InvalidArgument for a runtime that nobody knows, NotFound for one whose library is not installed.
+    Raises InvalidArgument for a runtime that nobody knows, or that keeps no sequences where the plan has them, NotFound for one whose
+    library is not installed.
     """
     module = RUNTIMES.get(plan.runtime)
     if module is None:
         raise InvalidArgument(f"runtime '{plan.runtime}' of '{plan.key}' is not known, expected one of {', '.join(RUNTIMES)}")
+    if plan.sequence is not None:
+        module = SEQUENCE_RUNTIMES.get(plan.runtime)
+        if module is None:
+            raise InvalidArgument(f"runtime '{plan.runtime}' of '{plan.key}' keeps no sequences, {', '.join(SEQUENCE_RUNTIMES)} does")
     try:
         runtime = import_module(module)
     except ModuleNotFoundError as error:

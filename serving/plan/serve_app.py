@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 from serving.plan.target import DeploymentTarget
@@ -41,6 +42,7 @@ def code_facts(deployment: DeploymentTarget) -> dict[str, str]:
         "execution": plan.batching.execution,
         "warm_up": list(plan.warm_up),
         "threads": plan.threads,
+        "sequence": asdict(plan.sequence) if plan.sequence else None,
         "cpus": float(deployment.cpus),
         "gpus": float(deployment.gpus),
         "accelerator_type": deployment.accelerator_type,
@@ -51,4 +53,7 @@ def code_facts(deployment: DeploymentTarget) -> dict[str, str]:
 
 def code_version(deployment: DeploymentTarget) -> str:
     """Return 16 hex digits that change exactly when the deployment needs new replicas; the same on every machine."""
-    return hashlib.sha256("\n".join(code_facts(deployment).values()).encode()).hexdigest()[:16]
+    facts = code_facts(deployment)
+    if not deployment.plan.sequence:
+        del facts["sequence"]  # as in releases that did not know it
+    return hashlib.sha256("\n".join(facts.values()).encode()).hexdigest()[:16]

@@ -6,21 +6,25 @@ import math
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from serving.errors import InvalidArgument, Unsupported
+from serving.errors import InvalidArgument
 from serving.inference import ParameterValue
+from serving.sequence import MAX_ID, MAX_ID_BYTES, SequenceId, Step, sequence_key
 
 MAX_PRIORITY: Final = 255
 MAX_TIMEOUT_US: Final = 0xFFFF_FFFF
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
-_SEQUENCE: Final = {"sequence_id": (0, ""), "sequence_start": (False,), "sequence_end": (False,)}
 
 
 class Control(NamedTuple):
-    """What the parameters of a request say. Priority and time-out are cut to what a frame can carry."""
+    """What the parameters of a request say. Priority and time-out are cut to what a frame can carry.
+
+    step    its place in its sequence; None without an id, which 0 and "" are not
+    """
 
     priority: int = 0
     timeout_us: int = 0
     parameters: tuple[tuple[str, ParameterValue], ...] = ()
+    step: Step | None = None
 
 
 NONE: Final = Control()
@@ -29,11 +33,13 @@ NONE: Final = Control()
 def read(parameters: Mapping[str, object], allowed: tuple[str, ...] = ()) -> Control:
     """Sort the parameters. `allowed` names `triton_*` keys that this protocol takes (and handles itself).
 
-    Raises InvalidArgument for reserved keys and values that are not plain, Unsupported for sequences.
+    Raises InvalidArgument for reserved keys and values that are not plain.
     """
     if not parameters:
         return NONE
     priority = timeout_us = 0
+    id: SequenceId = 0
+    start = end = False
     own: list[tuple[str, ParameterValue]] = []
     for key, value in parameters.items():
         if key == "priority":
@@ -42,9 +48,12 @@ def read(parameters: Mapping[str, object], allowed: tuple[str, ...] = ()) -> Con
             timeout_us = min(_unsigned(key, value), MAX_TIMEOUT_US)
         elif key == "binary_data_output" or key in allowed:
             continue
-        elif key in _SEQUENCE:
-            if not any(value is neutral or (type(value) is type(neutral) and value == neutral) for neutral in _SEQUENCE[key]):
-                raise Unsupported(f"sequence models are not supported, remove the parameter '{key}'")
+        elif key == "sequence_id":
+            id = _sequence_id(value)
+        elif key == "sequence_start":
+            start = _flag(key, value)
+        elif key == "sequence_end":
+            end = _flag(key, value)
         elif key.startswith("triton_"):
             raise InvalidArgument(
                 f"parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified, got '{key}'"
@@ -54,7 +63,24 @@ def read(parameters: Mapping[str, object], allowed: tuple[str, ...] = ()) -> Con
         else:
             own.append((key, _plain(key, value)))
     own.sort()
-    return Control(priority, timeout_us, tuple(own))
+    return Control(priority, timeout_us, tuple(own), Step(sequence_key(id), start, end) if id else None)
+
+
+def _sequence_id(value: object) -> SequenceId:
+    if isinstance(value, str):
+        size = len(value.encode(errors="replace"))
+        if size > MAX_ID_BYTES:
+            raise InvalidArgument(f"'sequence_id' has {size} bytes, expected at most {MAX_ID_BYTES}")
+        return value
+    if type(value) is not int or not 0 <= value <= MAX_ID:
+        raise InvalidArgument("Unable to parse 'sequence_id': attempt to access JSON non-unsigned-integer as unsigned-integer")
+    return value
+
+
+def _flag(key: str, value: object) -> bool:
+    if type(value) is not bool:
+        raise InvalidArgument(f"Unable to parse '{key}': attempt to access JSON non-boolean as boolean")
+    return value
 
 
 def _unsigned(key: str, value: object) -> int:

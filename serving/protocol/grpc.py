@@ -16,6 +16,7 @@ from serving.protocol.grpc_request import Declared, no_data, read_contents
 from serving.protocol.recent import Recent
 from serving.protocol.schema import ModelInferRequest, parse
 from serving.protocol.special import Special, shared_inputs
+from serving.sequence import Step
 from serving.tensor import Signature
 
 _NO_RAW: Final = memoryview(b"")
@@ -32,7 +33,7 @@ class GrpcPlan:
         self.special = special
 
 
-class _Known:
+class Known:
     """What a head without typed contents means.
 
     layout   None where the raws are not the payload as they stand: another order, BYTES to be looked at, or shared memory
@@ -40,7 +41,7 @@ class _Known:
     single   size of the input where it is the only one, else -1
     """
 
-    __slots__ = ("accepted", "answer", "layout", "plan", "priority", "regions", "single", "sizes", "special", "timeout_us")
+    __slots__ = ("accepted", "answer", "layout", "plan", "priority", "regions", "single", "sizes", "special", "step", "timeout_us")
 
     def __init__(self, accepted: Accepted, answer: GrpcAnswer, priority: int, timeout_us: int, special: Special | None) -> None:
         self.accepted = accepted
@@ -58,6 +59,7 @@ class _Known:
         self.layout: Layout | None = accepted.layout if accepted.order is None and not self.regions else None
         self.sizes = list(accepted.sizes)
         self.single = self.sizes[0] if len(self.sizes) == 1 else -1
+        self.step: Step | None = None
 
 
 class GrpcCodec:
@@ -69,7 +71,7 @@ class GrpcCodec:
         self.model = model
         self.version = version
         self._contract = Contract(model, version, signature)
-        self._known: Recent[bytes, _Known] = Recent(256, 1 << 20)
+        self._known: Recent[bytes, Known] = Recent(256, 1 << 20)
         self._answers: Recent[tuple[tuple[str, ...], bool], GrpcAnswer] = Recent(64)
 
     def decode(self, head: GrpcHead) -> tuple[InferRequest, GrpcPlan]:
@@ -120,8 +122,8 @@ class GrpcCodec:
         sizes = [len(b) if not known.regions or known.regions[i] < 0 else known.regions[i] for i, b in enumerate(buffers)]
         return self._request(known.accepted, tuple(sizes), list(buffers), plan, known), plan
 
-    def _accept(self, declared: Declared) -> _Known:
-        priority, timeout_us, parameters = declared.control
+    def _accept(self, declared: Declared) -> Known:
+        priority, timeout_us, parameters, step = declared.control
         accepted = self._contract.accept(declared.names, declared.labels, declared.shapes, declared.outputs, parameters)
         key = (accepted.outputs, declared.empty_final)
         answer = self._answers.find(key)
@@ -133,10 +135,12 @@ class GrpcCodec:
         if declared.special:
             inputs = shared_inputs(accepted, declared.shared, self._contract)
             special = Special(self._contract, inputs, declared.regions, declared.classes)
-        return _Known(accepted, answer, priority, timeout_us, special)
+        known = Known(accepted, answer, priority, timeout_us, special)
+        known.step = step
+        return known
 
     def _request(
-        self, accepted: Accepted, sizes: tuple[int, ...], buffers: list[Buffer], plan: GrpcPlan, known: _Known
+        self, accepted: Accepted, sizes: tuple[int, ...], buffers: list[Buffer], plan: GrpcPlan, known: Known
     ) -> InferRequest:  # fmt: skip
         if accepted.order is not None:
             buffers = [buffers[i] for i in accepted.order]

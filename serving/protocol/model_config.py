@@ -24,7 +24,7 @@ _BACKENDS: Final = {"torch": "pytorch", "onnx": "onnxruntime"}
 def make(model: str, signature: Signature, platform: str, details: Mapping[str, Any], versions: Sequence[str], instances: int) -> Any:
     """Return the ModelConfig message.
 
-    details    what a replica says of the version in HELLO: runtime, file, device, max_delay_us, timeout_us, max_queue_requests
+    details    what a replica says of the version in HELLO: runtime, file, device, max_delay_us, timeout_us, max_queue_requests, sequence
     versions   all that clients can call; instances: replicas that serve this one
     """
     config = ModelConfig(name=model, platform=platform, max_batch_size=signature.max_batch_size)
@@ -40,7 +40,12 @@ def make(model: str, signature: Signature, platform: str, details: Mapping[str, 
         config.output.add(name=spec.name, data_type=_data_type(spec.dtype), dims=spec.shape)
     gpu = details.get("device") == "cuda"
     config.instance_group.add(name=model, kind="KIND_GPU" if gpu else "KIND_CPU", count=instances)
-    if signature.batched:
+    sequence = details.get("sequence")
+    if sequence:
+        config.sequence_batching.max_sequence_idle_microseconds = round(float(sequence["max_idle_s"]) * 1e6)
+        config.sequence_batching.oldest.max_candidate_sequences = int(sequence["max_sequences"])
+        config.sequence_batching.oldest.max_queue_delay_microseconds = int(details.get("max_delay_us", 0))
+    elif signature.batched:
         _batching(config.dynamic_batching, details)
     return config
 

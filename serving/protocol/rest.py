@@ -18,6 +18,7 @@ from serving.protocol.recent import Recent
 from serving.protocol.rest_answer import RestAnswer
 from serving.protocol.rest_request import Declared
 from serving.protocol.special import Special, shared_inputs
+from serving.sequence import Step
 from serving.tensor import ANY, DType, Signature
 
 MAX_JSON_BYTES: Final = 64 << 20
@@ -35,10 +36,10 @@ class RestPlan:
         self.special = special
 
 
-class _Known:
+class Known:
     """What a JSON header means, where all tensors follow as bytes. `simple`: the bytes that follow are the payload as it stands."""
 
-    __slots__ = ("accepted", "id", "layout", "payload_bytes", "plan", "priority", "simple", "sizes", "timeout_us")
+    __slots__ = ("accepted", "id", "layout", "payload_bytes", "plan", "priority", "simple", "sizes", "step", "timeout_us")
 
     def __init__(self, accepted: Accepted, layout: Layout, sizes: tuple[int, ...], plan: RestPlan, priority: int, timeout_us: int) -> None:
         self.accepted = accepted
@@ -50,6 +51,7 @@ class _Known:
         self.timeout_us = timeout_us
         self.payload_bytes = sum(sizes)
         self.simple = accepted.order is None and -1 not in accepted.sizes and -1 not in sizes
+        self.step: Step | None = None
 
 
 class RestCodec:
@@ -62,7 +64,7 @@ class RestCodec:
         self.version = version
         self._contract = Contract(model, version, signature)
         self._max_json_bytes = max_json_bytes
-        self._known: Recent[bytes, _Known] = Recent(256, 1 << 20)
+        self._known: Recent[bytes, Known] = Recent(256, 1 << 20)
         self._answers: Recent[tuple[object, ...], RestAnswer] = Recent(64)
         self._large: LargeReader | None = None
 
@@ -132,15 +134,16 @@ class RestCodec:
             return self._from_json(declared, accepted, head, rest, plan)
         sizes = tuple(declared.sizes)
         self._check_sizes(accepted, sizes)
-        priority, timeout_us, _ = declared.control
+        priority, timeout_us = declared.control[:2]
         # Kept under the header as it was read: its id is the declared one, not the one that was cut out.
         kept = plan if id == declared.id else RestPlan(plan.answer, declared.id, special)
-        known = _Known(accepted, accepted.layout_of(_with_shared(declared, sizes)), sizes, kept, priority, timeout_us)
+        known = Known(accepted, accepted.layout_of(_with_shared(declared, sizes)), sizes, kept, priority, timeout_us)
+        known.step = declared.control.step
         if key is not None:
             self._known.keep(key, known, len(key) + 512)
         return self._from_known(known, rest, plan)
 
-    def _from_known(self, known: _Known, rest: memoryview, plan: RestPlan) -> tuple[InferRequest, RestPlan]:
+    def _from_known(self, known: Known, rest: memoryview, plan: RestPlan) -> tuple[InferRequest, RestPlan]:
         accepted = known.accepted
         payload: tuple[Buffer, ...] = (rest,)
         if not known.simple or len(rest) != known.payload_bytes:
@@ -165,7 +168,7 @@ class RestCodec:
                 buffers[i] = json_tensor.decode(data, spec.dtype, accepted.counts[i], spec.name, head)
                 sizes[i] = len(buffers[i])
         layout = accepted.layout or accepted.layout_of(_with_shared(declared, tuple(sizes)))
-        priority, timeout_us, _ = declared.control
+        priority, timeout_us = declared.control[:2]
         payload = self._place(accepted, buffers)
         return InferRequest(self.model, self.version, layout, payload, plan.id, 0.0, priority, timeout_us), plan
 

@@ -28,6 +28,8 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.MODEL_FAILED: 500,
     Code.UNAUTHENTICATED: 401,
     Code.PERMISSION_DENIED: 403,
+    Code.SEQUENCE_UNKNOWN: 400,
+    Code.SEQUENCES_FULL: 503,
 }
 
 HTTP_EXCEPTIONS: Final[dict[tuple[Endpoint, Code], int]] = {
@@ -57,6 +59,8 @@ GRPC_STATUS: Final[dict[Code, int]] = {
     Code.MODEL_FAILED: INTERNAL,
     Code.UNAUTHENTICATED: UNAUTHENTICATED,
     Code.PERMISSION_DENIED: PERMISSION_DENIED,
+    Code.SEQUENCE_UNKNOWN: INVALID_ARGUMENT,
+    Code.SEQUENCES_FULL: UNAVAILABLE,
 }
 
 REASON: Final[dict[int, str]] = {

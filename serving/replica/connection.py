@@ -12,6 +12,8 @@ import orjson
 from serving.batching.batcher import Batcher
 from serving.batching.entry import Answer, Entry, Kind
 from serving.batching.queue import FULL
+from serving.batching.sequence_batcher import SequenceBatcher
+from serving.batching.sequences import SequenceEntry
 from serving.batching.streams import Streamer
 from serving.errors import Code, DecodeError, InvalidArgument, NotFound, ServingError, Unavailable
 from serving.inference import Buffer, Layout
@@ -19,10 +21,11 @@ from serving.replica.intake import check
 from serving.replica.polling import Polling
 from serving.replica.sharing import Sharing
 from serving.replica.turn import Turn
+from serving.sequence import Step
 from serving.tensor import Signature
 from serving.wire import frame as wire
 from serving.wire.arena import SHARE_BYTES, Arena
-from serving.wire.frame import FLAG_EMPTY, FLAG_MORE, FLAG_SHM, REQUEST, RESPONSE, SLOT, Frame, FrameReader
+from serving.wire.frame import FLAG_EMPTY, FLAG_MORE, FLAG_SEQUENCE, FLAG_SHM, REQUEST, RESPONSE, SLOT, Frame, FrameReader
 
 log = logging.getLogger(__name__)
 
@@ -174,14 +177,22 @@ class Connection(asyncio.Protocol):
             part = payload[at:stop]
             at = stop
             slot = -1
+            step = None
             if flags:
-                part, slot = self._sharing.read(part)
+                if flags & FLAG_SEQUENCE:
+                    step, part = Step.read(part)
+                if flags & FLAG_SHM:
+                    part, slot = self._sharing.read(part)
                 nbytes = len(part)
             target = kind.batcher
             if target is None or nbytes != kind.nbytes:
                 self._refuse_unqueued(key, kind, nbytes, slot)
                 continue
-            entry = Entry(kind, part, self, key, now + budget_us * 1e-6 if budget_us else 0.0, timeout_us * 1e-6, priority, slot)
+            deadline = now + budget_us * 1e-6 if budget_us else 0.0
+            if step is None:
+                entry = Entry(kind, part, self, key, deadline, timeout_us * 1e-6, priority, slot)
+            else:
+                entry = SequenceEntry(step, kind, part, self, key, deadline, timeout_us * 1e-6, priority, slot)
             pending[key] = entry
             if target is not batcher:
                 batcher = target
@@ -217,12 +228,27 @@ class Connection(asyncio.Protocol):
                 self._taken(key, answers)
         elif kind == wire.FREE:
             self._sharing.free(frame.table)
+        elif kind == wire.FORGET:
+            self._forget(_parse(frame.payload))
+            self._pong(frame)
         elif kind == wire.PING:
-            self._seal()
-            self._out.append(wire.encode_json(wire.PONG, bytes(frame.payload)))
-            self._turn.flush(self)
+            self._pong(frame)
         else:
             raise DecodeError(f"frame {kind} from a gateway")
+
+    def _pong(self, frame: Frame) -> None:
+        self._seal()
+        self._out.append(wire.encode_json(wire.PONG, bytes(frame.payload)))
+        self._turn.flush(self)
+
+    def _forget(self, value: dict[str, Any]) -> None:
+        version = self._site.versions.get(str(value.get("m")))
+        try:
+            key = bytes.fromhex(str(value.get("s")))
+        except ValueError as error:
+            raise DecodeError(f"not the key of a sequence: {error}") from None
+        if version is not None and isinstance(version.batcher, SequenceBatcher):
+            version.batcher.forget(key)
 
     def _greet(self, frame: Frame) -> None:
         hello = _parse(frame.payload)

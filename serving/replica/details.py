@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,4 +19,5 @@ def details(plan: VersionPlan, device: str) -> dict[str, Any]:
         "max_delay_us": round(policy.max_delay_s * 1e6),
         "timeout_us": round(policy.timeout_s * 1e6),
         "max_queue_requests": policy.max_queue_requests,
+        "sequence": asdict(plan.sequence) if plan.sequence else None,
     }

@@ -21,6 +21,7 @@ from typing import Any
 import uvloop
 
 from serving.batching.batcher import Batcher
+from serving.batching.sequence_batcher import SequenceBatcher
 from serving.batching.stack import Splitter, zeros
 from serving.batching.streams import Streamer
 from serving.errors import AlreadyExists, Internal, InvalidArgument, ServingError, Unavailable
@@ -135,11 +136,13 @@ class ReplicaHost:
             model.check()
 
     def statistics(self) -> dict[str, dict[str, float]]:
-        """Return sums since the start per version, and what waits now (`queued`, `queued_bytes`, `open`)."""
+        """Return sums since the start per version, and what waits now (`queued`, `queued_bytes`, `open`; live `sequences`)."""
         report = {}
         for key, batcher in self._batchers.items():
             requests, nbytes = batcher.queued
             report[key] = {**asdict(batcher.counts), "queued": requests, "queued_bytes": nbytes, "open": batcher.open}
+            if isinstance(batcher, SequenceBatcher):
+                report[key]["sequences"] = len(batcher.sequences)
         return report
 
     def drain(self, timeout_s: float = 30.0) -> bool:
@@ -181,15 +184,19 @@ class ReplicaHost:
         ready: list[tuple[str, Future[None]]] = []
         for plan in self.plan.versions:
             model = self._models[plan.key]
-            run = Streamer if model.decoupled else Batcher
-            batcher = self._batchers[plan.key] = run(
-                plan.key, model.signature, plan.batching, model.predict, model.own_inputs, self._loop, self._turn.wake, model.parametric
-            )
+            batcher = self._batchers[plan.key] = self._batcher(plan, model)
             say(plan.key, "warming up")
             ready.append((plan.key, batcher.start(_warming(plan, model))))
         for key, future in ready:
             future.result()
             say(key, "ready")
+
+    def _batcher(self, plan: VersionPlan, model: Model) -> Batcher | Streamer:
+        end = (model.predict, model.own_inputs, self._loop, self._turn.wake, model.parametric)
+        if plan.sequence is not None:
+            return SequenceBatcher(plan.key, model.signature, plan.batching, plan.sequence, *end)
+        run = Streamer if model.decoupled else Batcher
+        return run(plan.key, model.signature, plan.batching, *end)
 
     async def _listen(self) -> None:
         arena = create_arena(self._arena_bytes)

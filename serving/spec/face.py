@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from serving.hosting import BatchPolicy, Execution
+from serving.hosting import BatchPolicy, Execution, SequencePolicy
 from serving.plan import DeploymentTarget, EdgeMode, EngineSettings
 from serving.routing import Shadow
 from serving.spec.security_face import AccessFace, TlsFace
@@ -33,6 +33,7 @@ def _default(cls: type, name: str) -> Any:
 
 _limits = GatewayLimits()
 _policy = BatchPolicy()
+_sequence = SequencePolicy()
 _engine = EngineSettings()
 
 
@@ -190,6 +191,20 @@ class BatchingFace(Face):
     )
 
 
+class SequenceFace(Face):
+    """For a model that keeps a state: requests with the same sequence_id reach the same replica, in order, from START to END."""
+
+    max_idle_s: Seconds = Field(
+        default=_sequence.max_idle_s, description="A sequence without a request for so long is forgotten; the client starts it again."
+    )
+    max_sequences: int = Field(
+        default=_sequence.max_sequences,
+        ge=1,
+        le=1_000_000,
+        description="Live sequences of one replica; one more goes to another replica, and gets a 503 where all are full.",
+    )
+
+
 class ResourcesFace(Face):
     """What one replica is given, and on which nodes it may run."""
 
@@ -304,6 +319,11 @@ class SharedFace(Face):
     replicas: int = Field(default=_default(DeploymentTarget, "replicas"), ge=1, le=10_000, description="Processes that hold the model.")
     resources: ResourcesFace = Field(default_factory=ResourcesFace, description="What one replica is given, and on which nodes it may run.")
     warm_up: WarmUpFace = Field(default_factory=WarmUpFace, description="What a replica runs before it takes traffic.")
+    sequence: Annotated[SequenceFace | None, _Given] = Field(
+        default=None,
+        description="For a model that keeps a state per sequence of requests: a class with predict(inputs, sequences).",
+        examples=[{"max_idle_s": 60}],
+    )
 
 
 class VersionFace(SharedFace):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from serving.hosting import Execution
-from serving.spec.face import BatchingFace, ModelFace, ResourcesFace, SharedFace, SignatureFace, VersionFace, WarmUpFace
+from serving.spec.face import BatchingFace, ModelFace, ResourcesFace, SequenceFace, SharedFace, SignatureFace, VersionFace, WarmUpFace
 from serving.spec.problem import Path
 from serving.spec.strict import Face
 
@@ -49,6 +49,11 @@ class Inherited:
     @property
     def warm_up(self) -> WarmUpFace:
         return _merged(self._model.warm_up, self.version.warm_up)
+
+    @property
+    def sequence(self) -> SequenceFace | None:
+        model, version = self._model.sequence, self.version.sequence
+        return _merged(model, version) if model and version else version or model
 
     def place(self, *names: str) -> Path:
         """Return where a setting was written: at the version, at the model, or the version itself where it is a default."""

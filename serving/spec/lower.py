@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from serving.access.settings import AccessSettings, JwtSettings, TlsSettings
-from serving.hosting import BatchPolicy, VersionPlan
+from serving.hosting import BatchPolicy, SequencePolicy, VersionPlan
 from serving.names import newest
 from serving.plan import DeploymentTarget, EngineSettings
 from serving.routing import PLAIN, Route, Rule, Shadow, Share, Sticky, Traffic, Where
@@ -104,6 +104,7 @@ def deployment(v: Inherited, folder: Path) -> DeploymentTarget:
         batching=_policy(v.batching, v),
         threads=resources.threads,
         warm_up=tuple(v.warm_up.batch_sizes),
+        sequence=SequencePolicy(v.sequence.max_idle_s, v.sequence.max_sequences) if v.sequence else None,
     )
     return DeploymentTarget(
         plan,

@@ -47,6 +47,7 @@ def model_findings(name: str, model: ModelFace, folder: FilePath) -> Iterator[Fi
         yield from _resources(settled)
         yield from _tensors(settled)
         yield from _artefact(settled, folder)
+        yield from _sequence(settled, folder)
 
 
 def _traffic(name: str, model: ModelFace) -> Iterator[Finding]:
@@ -143,6 +144,16 @@ def _artefact(v: Inherited, folder: FilePath) -> Iterator[Finding]:
         yield Finding((*at, "signature"), message, (here, *v.places("signature")))
     if version.weights:
         yield from _weights(v, located(folder, version.weights))
+
+
+def _sequence(v: Inherited, folder: FilePath) -> Iterator[Finding]:
+    if v.sequence is None:
+        return
+    runtimes = [v.version.runtime] if v.version.runtime else runtimes_of(located(folder, v.version.artefact))
+    if runtimes and "python" not in runtimes:
+        path = v.place("sequence")
+        message = f"{dotted(path)}: only for runtime python, whose predict(inputs, sequences) keeps the state; this one is {runtimes[0]}"
+        yield Finding(path, message, ((*v.at, "runtime"), (*v.at, "artefact")))
 
 
 def _no_runtime(at: Path, path: FilePath, runtimes: list[str]) -> str:

@@ -11,6 +11,7 @@ records back to back. All numbers little-endian.
     TAKEN      table: count × (key u32 · answers u32)  (the gateway has passed on so many more of the answers to a request)
     FREE       table: count × offset u64  (shared memory slots of the receiver that the sender has done with)
     HELLO, PING, PONG, DRAIN              payload: JSON, may be empty
+    FORGET                                payload: JSON {"n", "m": version key, "s": sequence key in hex}; answered by a PONG with the same
 
 Why layouts are defined once per connection: names, shapes and parameters of a request are the same for nearly all
 requests of a client; sending them once leaves a 32-byte record and the tensor bytes. Either side keeps at most
@@ -22,6 +23,7 @@ so many answers to a request that nobody has taken yet (`batching/streams.py`).
 
 A record with FLAG_SHM has 16 bytes of payload: offset u64 · length u64 in the sender's shared memory (`arena.py`).
 `payload_bytes` of the record then counts these 16 bytes.
+A request with FLAG_SEQUENCE has a `sequence.Step` in front of all that; it counts too.
 """
 
 from __future__ import annotations
@@ -44,10 +46,11 @@ SLOT = Struct("<QQ")
 TAKE = Struct("<II")
 """key · answers"""
 
-HELLO, DEFINE, REQUESTS, RESPONSES, CANCEL, FREE, PING, PONG, DRAIN, TAKEN = range(1, 11)
+HELLO, DEFINE, REQUESTS, RESPONSES, CANCEL, FREE, PING, PONG, DRAIN, TAKEN, FORGET = range(1, 12)
 FLAG_SHM = 1
 FLAG_MORE = 2
 FLAG_EMPTY = 4
+FLAG_SEQUENCE = 8
 
 MAX_COUNT = 0xFFFF
 MAX_LAYOUTS = 1024
@@ -65,6 +68,7 @@ _RECORD_BYTES = {
     PONG: 0,
     DRAIN: 0,
     TAKEN: TAKE.size,
+    FORGET: 0,
 }
 
 
@@ -83,7 +87,7 @@ def encode(kind: int, count: int, table: bytes, payload_bytes: int) -> bytes:
 
 
 def encode_json(kind: int, body: bytes = b"") -> bytes:
-    """Return a whole HELLO, PING, PONG or DRAIN frame."""
+    """Return a whole HELLO, PING, PONG, DRAIN or FORGET frame."""
     return HEADER.pack(kind, 0, 1, 0, len(body)) + body
 
 

@@ -202,12 +202,6 @@ BOTH_PROTOCOLS: list[tuple[str, Signature, Any, bytes, Any, str]] = [
      "incomplete string data for inference input 'INPUT0' for model 'simple', expecting string of length 9 but only 1 bytes available"),
 ]  # fmt: skip
 
-UNSUPPORTED: list[tuple[str, Any, Any, str]] = [
-    ("sequence", two(parameters={"sequence_id": 7, "sequence_start": True}),
-     message(*G_BOTH, parameters={"sequence_id": {"int64_param": 7}}),
-     "sequence models are not supported"),
-]  # fmt: skip
-
 
 def refused(call: Any) -> ServingError:
     with pytest.raises(ServingError) as caught:
@@ -239,15 +233,6 @@ def test_both_protocols_say_the_same(signature: Signature, document: Any, tail: 
     assert text in rest.message
     assert grpc.message == rest.message
     assert (http_status(rest.code), grpc_status(grpc.code)) == (400, 3)
-
-
-@pytest.mark.parametrize(("document", "request_message", "text"), [r[1:] for r in UNSUPPORTED], ids=[r[0] for r in UNSUPPORTED])
-def test_what_has_no_place_yet_is_said_to_be_unsupported(document: Any, request_message: Any, text: str) -> None:
-    rest = refused(lambda: decode_rest(SIMPLE, *body(document, FULL)))
-    grpc = refused(lambda: decode_grpc(SIMPLE, request_message.SerializeToString()))
-    assert text in rest.message
-    assert text in grpc.message
-    assert (http_status(rest.code), grpc_status(grpc.code)) == (501, 12)
 
 
 @pytest.mark.parametrize("length", [339, -1, 99999, 1 << 31, 10**17])

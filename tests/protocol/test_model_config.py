@@ -68,3 +68,11 @@ def test_plain_values_hold_what_the_message_holds(name: str, dims: list[int], pa
     assert plain["input"][0]["dims"] == dims
     assert plain["parameters"] == {k: {"string_value": v} for k, v in parameters.items()}
     assert "optimization" not in plain
+
+
+def test_a_model_with_sequences_says_so_instead_of_dynamic_batching() -> None:
+    details = {"sequence": {"max_idle_s": 1.5, "max_sequences": 9}}
+    config = json.loads(model_config.as_json(model_config.make("m", signature(8), "python", details, ["1"], 1)))
+    assert "dynamic_batching" not in config
+    assert config["sequence_batching"]["max_sequence_idle_microseconds"] == 1_500_000
+    assert config["sequence_batching"]["oldest"]["max_candidate_sequences"] == 9

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.hosting import BatchPolicy
+from serving.hosting import BatchPolicy, HostPlan, SequencePolicy
 from serving.plan import EngineSettings, Target
 from serving.routing import Route, Rule, Shadow, Share, Sticky, Traffic
 from serving.spec import InvalidSpec, Source, load, parse
@@ -214,3 +214,20 @@ def test_a_class_named_model_needs_no_entry(folder: Path) -> None:
     (folder / "net.py").write_text("class Other: ...\nclass Model: ...\n")
     target = parsed(folder, "models: {m: {versions: {1: {artefact: net.py, runtime: python}}}}")
     assert target.deployments[0].plan.entry == "Model"
+
+
+def test_sequences_are_inherited_key_by_key(folder: Path) -> None:
+    text = """
+models:
+  m:
+    sequence: {max_idle_s: 5}
+    traffic: {stable: 1}
+    signature: {inputs: [{name: x, dtype: FP32, shape: [1]}], outputs: [{name: y, dtype: FP32, shape: [1]}]}
+    versions:
+      1: {artefact: net.py, runtime: python, entry: Mlp}
+      2: {artefact: net.py, runtime: python, entry: Mlp, sequence: {max_sequences: 7}}
+"""
+    one, two = (d.plan for d in parsed(folder, text).deployments)
+    assert one.sequence == SequencePolicy(5.0, 1024)
+    assert two.sequence == SequencePolicy(5.0, 7)
+    assert HostPlan.from_json(json.loads(json.dumps(HostPlan((one, two)).to_json()))).versions == (one, two)

@@ -113,7 +113,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:5:51: unknown key 'sape' in models.mlp.signature.inputs[0]; did you mean 'shape'?"],
     ),
     "empty key": (model("'': 1"), ["f.yaml:4:5: unknown key '' in models.mlp; expected one of description, signature, batching, "
-                                   "execution, replicas, resources, warm_up, versions, traffic, at_most_once"]),
+                                   "execution, replicas, resources, warm_up, sequence, versions, traffic, at_most_once"]),
     # wrong types
     "text for a number": (model("replicas: two"), ["f.yaml:4:15: models.mlp.replicas: expected a whole number, got the text 'two'"]),
     "number in quotes": (
@@ -159,6 +159,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:4:28: models.mlp.warm_up.batch_sizes: expected a list, got the number 8; write [8]"],
     ),
     "text for a mapping": (model("batching: auto"), ["f.yaml:4:15: models.mlp.batching: expected a mapping, got the text 'auto'"]),
+    "sequences of a runtime that keeps none": (
+        model("sequence: {max_idle_s: 5}"),
+        [
+            "f.yaml:4:15: models.mlp.sequence: only for runtime python, whose predict(inputs, sequences) keeps the state; this one is torch"
+        ],
+    ),
+    "sequences without a value": (model("sequence:"), ["f.yaml:4:14: models.mlp.sequence: expected a value, got nothing"]),
     "nothing for a mapping": (model("batching:"), ["f.yaml:4:14: models.mlp.batching: expected a mapping, got nothing"]),
     "nothing for a signature": (model("signature:"), ["f.yaml:4:15: models.mlp.signature: expected a value, got nothing"]),
     "models are a list": ("models: [mlp]", ["f.yaml:1:9: models: expected a mapping, got a list"]),
