@@ -19,7 +19,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "safetensors": ("models/",),
     "fastapi": ("control/api.py", "control/record_api.py", "control/plan_api.py", "control/keys_api.py", "control/author.py"),
     "uvicorn": ("control/",),
-    "httpx": ("cli/", "bench/"),
+    "httpx": ("cli/", "bench/", "control/webhooks.py"),
     "sqlalchemy": ("control/",),
     "alembic": ("control/migrations/",),
     "typer": ("cli/",),

@@ -1,4 +1,4 @@
-"""`serving history | rollback | events`: what was changed and has happened, and the way back."""
+"""`serving history | rollback | events | kpis`: what was changed and has happened, and the way back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from serving.cli.control import DEFAULT_URL, Author, Reason, Timeout, Url, ask, follow
 from serving.cli.files import user_name
-from serving.cli.moment import moment, shown
+from serving.cli.moment import moment, seconds, shown
 from serving.cli.output import fail, print_json, print_lines, print_table, say
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("history")(history)
     app.command("rollback")(rollback)
     app.command("events")(events)
+    app.command("kpis")(kpis)
 
 
 def history(
@@ -101,6 +102,57 @@ def events(
         return
     rows = [[e["number"], shown(e["at"]), e["kind"], e["model"], e["who"], e["what"], e["why"]] for e in found["events"]]
     print_table(["event", "time", "kind", "model", "who", "what", "why"], rows)
+
+
+def kpis(
+    window: Annotated[str, typer.Option(help="Of how long, until now: 7d, 12h, 4w.")] = "30d",
+    url: Url = DEFAULT_URL,
+    json: Json = False,
+) -> None:
+    """Show the delivery figures, counted from the events.
+
+    \b
+    deployments          another version, or the same with other contents or resources, came to hold an
+                         endpoint because of an apply; what a rollback brings back is not one
+    lead time            from the apply that first declared it until it held the endpoint with all its
+                         replicas (median, longest)
+    change failure rate  applies that led to a deployment that the model's next change rolled back, or
+                         whose new version failed to start and went no further, of all applies that led
+                         to a deployment or to a failed start
+    time to restore      from when the bad deployment held the endpoint until its rollback did; and how
+                         long a version that held an endpoint was down (median, longest)
+    """
+    found = ask("GET", url, f"/api/kpis?{urlencode({'days': seconds(window) / 86_400})}")
+    if json:
+        print_json(found)
+        return
+    columns = ["model", "deployments", "a day", "lead time", "longest", "changes", "failed", "failure rate", "time to restore", "longest"]
+    print_table(columns, [_figures(name, k) for name, k in [("all", found["all"]), *found["models"].items()]])
+
+
+def _figures(name: str, k: dict[str, Any]) -> list[object]:
+    lead, restore, rate = k["lead_time"], k["time_to_restore"], k["change_failure_rate"]
+    return [
+        name,
+        k["deployments"],
+        f"{k['deployments_per_day']:.2f}",
+        _length(lead["median_s"]),
+        _length(lead["longest_s"]),
+        k["changes"],
+        k["failures"],
+        "" if rate is None else f"{100 * rate:.0f} %",
+        _length(restore["median_s"]),
+        _length(restore["longest_s"]),
+    ]
+
+
+def _length(length_s: float | None) -> str:
+    if length_s is None:
+        return ""
+    for unit, size in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if length_s >= 2 * size:
+            return f"{length_s / size:.1f} {unit}"
+    return f"{length_s:.1f} s"
 
 
 def _verify(url: str, head: str, json: bool) -> None:

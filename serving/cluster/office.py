@@ -18,6 +18,7 @@ from serving.control.keyring import Keyring
 from serving.control.order import File
 from serving.control.runner import Runner, SystemClock
 from serving.control.store import SqliteStore
+from serving.control.webhooks import Webhooks
 from serving.control.wishes import WishBook, handlers
 from serving.plan import Target
 from serving.spec import Source, changed, parse
@@ -56,6 +57,8 @@ class Office:
         self._api.start()
         self._runner.start()
         self._desk.start()
+        self._webhooks = Webhooks(store, lambda: self._runner.target.settings.webhooks)
+        self._webhooks.start()
 
     def status(self) -> dict[str, Any]:
         return self._runner.status.to_json()
@@ -66,6 +69,7 @@ class Office:
         self._desk.healthy()
 
     async def __del__(self) -> None:
+        await asyncio.to_thread(self._webhooks.stop)
         await asyncio.to_thread(self._desk.stop)
         await asyncio.to_thread(self._api.stop)
         await asyncio.to_thread(self._runner.stop)

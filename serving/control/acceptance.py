@@ -68,15 +68,19 @@ def _events(before: Target | None, after: Target, act: Act) -> Iterator[Event]:
     plan = effects(before, after)
     names = dict.fromkeys([*was.routes.routes, *after.routes.routes])
     for name in names:
-        old, new = part(was, name), part(after, name)
-        if old == new:
+        if part(was, name) == part(after, name):
             continue
         said = "; ".join(c.effect for c in plan.changes if c.subject.split("/")[0] == name) or f"{name}: words for people, or order"
         yield Event(act.kind, said, name, "", act.author, act.reason, told(was, name), told(after, name))
     if before is None or before.settings != after.settings:
         said = "; ".join(c.effect for c in plan.changes if isinstance(c, ResizeGateways | ChangeSettings)) or "settings of the engine"
-        old_settings = _plain(before.settings.to_json()) if before else None
-        yield Event("settings", said, "", "", act.author, act.reason, old_settings, _plain(after.settings.to_json()))
+        old = _settings_told(before.settings) if before else None
+        yield Event("settings", said, "", "", act.author, act.reason, old, _settings_told(after.settings))
+
+
+def _settings_told(settings: EngineSettings) -> Any:
+    """Return the settings as events tell of them: of webhooks the host, for a URL may be a secret, and events are sent to others."""
+    return _plain(settings.to_json()) | {"webhooks": [w.host for w in settings.webhooks]}
 
 
 def _plain(value: Any) -> Any:

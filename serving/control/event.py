@@ -105,10 +105,10 @@ def verify(events: Iterable[Recorded], head: str = "") -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which events; "" and 0: all. `kind` may be the beginning of kinds ("version"); `after` a number; `since` a time."""
+    """Which events; "" and 0: all. `kind`: or how kinds begin ("version"). `since`: a time. `after`: a number; then the first behind it."""
 
     model: str = ""
     kind: str = ""
     since: float = 0.0
-    after: int = 0
+    after: int | None = None
     limit: int = 100

@@ -42,7 +42,7 @@ def find(connection: Connection, which: Filter) -> list[Recorded]:
         statement = statement.where((_events.c.kind == which.kind) | _events.c.kind.startswith(f"{which.kind}.", autoescape=True))
     if which.since:
         statement = statement.where(_events.c.at >= which.since)
-    if which.after:
+    if which.after is not None:
         statement = statement.where(_events.c.number > which.after).order_by(_events.c.number)
         return [_recorded(row) for row in connection.execute(statement.limit(which.limit))]
     rows = connection.execute(statement.order_by(_events.c.number.desc()).limit(which.limit)).all()

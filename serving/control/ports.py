@@ -115,6 +115,9 @@ class Store(Protocol):
     def events(self, which: Filter) -> list[Recorded]:
         """Return the newest events that match, oldest first; with `after`, the first ones behind it."""
 
+    def newest_event(self) -> int:
+        """Return the number of the last event, 0 where there is none."""
+
     def verify(self, head: str = "") -> Verdict:
         """Say whether the record is as it was written."""
 

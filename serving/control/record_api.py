@@ -4,11 +4,13 @@ GET  /api/history                    ?model=&limit=20       revisions, newest fi
 GET  /api/revisions/{number}         one of them, with its Target and the text of its files
 POST /api/models/{name}/rollback     {"to": 0, "author": "", "reason": "", "wait_s": 0}
 GET  /api/events                     ?model=&kind=&since=&after=&limit=100     the newest that match, oldest first
+GET  /api/kpis                       ?days=30               delivery figures of the last days (kpis.py)
 GET  /api/events/verify              ?head=                 whether the chain of events holds
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.control import history
+from serving.control import kpis as figures
 from serving.control.acceptance import Act, part, with_part
 from serving.control.author import author_of
 from serving.control.edit import Conflict
@@ -75,13 +78,19 @@ def router(runner: Runner, store: Store, changed: Changed, about: dict[str, Any]
 
     @routes.get("/api/events")
     def events(
-        model: str = "", kind: str = "", since: float = 0.0, after: Annotated[int, Query(ge=0)] = 0, limit: Count = 100
+        model: str = "", kind: str = "", since: float = 0.0, after: Annotated[int | None, Query(ge=0)] = None, limit: Count = 100
     ) -> dict[str, Any]:
         return {"events": [e.to_json() for e in store.events(Filter(model, kind, since, after, limit))]}
 
     @routes.get("/api/events/verify")
     def verify(head: str = "") -> dict[str, Any]:
         return store.verify(head).to_json()
+
+    @routes.get("/api/kpis")
+    def kpis(days: Annotated[float, Query(gt=0, le=3650)] = 30.0) -> dict[str, Any]:
+        until = time.time()
+        total, models = figures.count(figures.history(store), until - days * figures.DAY_S, until)
+        return {"until": until, "all": total.to_json(), "models": {name: k.to_json() for name, k in models.items()}}
 
     return routes
 

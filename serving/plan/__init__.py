@@ -22,7 +22,7 @@ from serving.plan.drift import Drift, drift
 from serving.plan.outlook import Outlook, fingerprint, outlook
 from serving.plan.room import Node
 from serving.plan.serve_app import app_name, code_version, key_of_app
-from serving.plan.target import DeploymentTarget, EdgeMode, EngineSettings, Target
+from serving.plan.target import DeploymentTarget, EdgeMode, EngineSettings, Target, Webhook
 from serving.plan.world import Running, World
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Start",
     "Stop",
     "Target",
+    "Webhook",
     "World",
     "app_name",
     "code_version",

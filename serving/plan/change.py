@@ -225,4 +225,5 @@ def _policy(policy: BatchPolicy) -> tuple[list[str], list[str]]:
 def _settings(settings: EngineSettings) -> dict[str, Any]:
     values = asdict(settings)
     del values["gateways"]
+    values["webhooks"] = ", ".join(w.host for w in settings.webhooks) or "none"
     return values | {f"limits.{k}": v for k, v in values.pop("limits").items()}

@@ -14,6 +14,27 @@ EdgeMode = Literal["auto", "grpc", "always", "off"]
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """A receiver of events.
+
+    secret_env, secret_file  where the secret is that signs them: a variable of the engine's environment, or a file; one of the two
+    kinds                    of events ("rollback", "version"); () = all
+    ca_file                  certificates that its own has to lead to; "" = those of the machine
+    """
+
+    url: str
+    secret_env: str = ""
+    secret_file: str = ""
+    kinds: tuple[str, ...] = ()
+    ca_file: str = ""
+
+    @property
+    def host(self) -> str:
+        """Return who it is, without what a URL may hold of secrets."""
+        return self.url.split("/")[2].rpartition("@")[2]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """What belongs to the engine and to no model.
 
@@ -31,16 +52,18 @@ class EngineSettings:
     access: AccessSettings = field(default_factory=AccessSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     client_shared_memory: bool = False
+    webhooks: tuple[Webhook, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        value = dict(value)
+        value = {**value}
         access = AccessSettings.from_json(value.get("access", {"enabled": False}))
         tls = TlsSettings(**value.get("tls", {}))
-        return cls(**{**value, "limits": GatewayLimits(**value["limits"]), "access": access, "tls": tls})
+        hooks = tuple(Webhook(**{**hook, "kinds": tuple(hook["kinds"])}) for hook in value.get("webhooks", ()))
+        return cls(**{**value, "limits": GatewayLimits(**value["limits"]), "access": access, "tls": tls, "webhooks": hooks})
 
 
 @dataclass(frozen=True, slots=True)

@@ -361,6 +361,24 @@ class ModelFace(SharedFace):
     )
 
 
+class WebhookFace(Face):
+    """A receiver of events, which are sent to it signed (standardwebhooks.com)."""
+
+    url: str = Field(pattern=r"^https?://[^\s/?#]+(/[^\s]*)?$", max_length=2000, description="Where events are sent, by POST, as JSON.")
+    secret_env: str = Field(
+        default="", pattern="^$|^[A-Za-z_][A-Za-z0-9_]*$", description="Variable of the engine's environment that holds the secret."
+    )
+    secret_file: str = Field(default="", pattern="^$|^/", description="Or a file that holds it; an absolute path.")
+    kinds: list[Annotated[str, Field(pattern="^[a-z]+([.][a-z]+)*$")]] = Field(
+        default_factory=list,
+        description="Kinds of events, or how they begin. Empty: all.",
+        examples=[["rollback", "version.failed", "replica"]],
+    )
+    ca_file: str = Field(
+        default="", pattern="^$|^/", description="Certificates that its own has to lead to; an absolute path. Left out: the machine's."
+    )
+
+
 class EngineFace(Face):
     """Models to serve, and the settings of the engine that serves them. One engine may be declared in several files."""
 
@@ -383,6 +401,7 @@ class EngineFace(Face):
     limits: LimitsFace = Field(default_factory=LimitsFace, description="Bounds that protect the engine from its clients.")
     access: AccessFace = Field(default_factory=AccessFace, description="Who may ask and change what: API keys and tokens. Off by default.")
     tls: TlsFace = Field(default_factory=TlsFace, description="Certificates for all ports. Taken when the engine starts.")
+    webhooks: list[WebhookFace] = Field(default_factory=list, max_length=16, description="Who is told of events.")
     models: dict[str, ModelFace] = Field(
         default_factory=dict,
         description="The models, by name.",

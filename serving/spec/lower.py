@@ -8,7 +8,7 @@ from pathlib import Path
 from serving.access.settings import AccessSettings, JwtSettings, TlsSettings
 from serving.hosting import BatchPolicy, SequencePolicy, VersionPlan
 from serving.names import newest
-from serving.plan import DeploymentTarget, EngineSettings
+from serving.plan import DeploymentTarget, EngineSettings, Webhook
 from serving.routing import PLAIN, Route, Rule, Shadow, Share, Sticky, Traffic, Where
 from serving.spec.artefact import DEFAULT_ENTRY, digest, located, runtimes_of
 from serving.spec.face import (
@@ -23,6 +23,7 @@ from serving.spec.face import (
     RuleFace,
     SignatureFace,
     TrafficFace,
+    WebhookFace,
 )
 from serving.spec.inherit import Inherited
 from serving.spec.security_face import AccessFace
@@ -41,6 +42,7 @@ def settings(engine: EngineFace) -> EngineSettings:
         _access(engine.access),
         tls,
         client_shared_memory=engine.client_shared_memory,
+        webhooks=tuple(map(_webhook, engine.webhooks)),
     )
 
 
@@ -121,6 +123,10 @@ def descriptions(name: str, model: ModelFace) -> dict[str, str]:
     """Return what the file says in words, by model name and by version key."""
     words = {name: model.description} | {f"{name}/{number}": v.description for number, v in model.versions.items()}
     return {key: text for key, text in words.items() if text}
+
+
+def _webhook(face: WebhookFace) -> Webhook:
+    return Webhook(face.url, face.secret_env, face.secret_file, tuple(face.kinds), face.ca_file)
 
 
 def _limits(face: LimitsFace) -> GatewayLimits:

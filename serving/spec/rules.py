@@ -32,6 +32,19 @@ def engine_findings(engine: EngineFace) -> Iterator[Finding]:
         yield Finding(
             ("limits", "client_header"), "limits.client_header: x-serving-client is the edge's own; leave it out to tell addresses apart"
         )
+    yield from _webhooks(engine)
+
+
+def _webhooks(engine: EngineFace) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for i, hook in enumerate(engine.webhooks):
+        at: Path = ("webhooks", i)
+        if bool(hook.secret_env) == bool(hook.secret_file):
+            said = "both are given" if hook.secret_env else "neither is given; nothing is sent unsigned"
+            yield Finding(at, f"{dotted(at)}: expected secret_env or secret_file, {said}")
+        if hook.url in first:
+            yield Finding((*at, "url"), f"{dotted((*at, 'url'))} is that of webhooks[{first[hook.url]}] already")
+        first.setdefault(hook.url, i)
 
 
 def model_findings(name: str, model: ModelFace, folder: FilePath) -> Iterator[Finding]:

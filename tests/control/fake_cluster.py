@@ -107,10 +107,15 @@ class FakeStore:
 
     def events(self, which: Filter) -> list[Recorded]:
         found = [
-            r for r in self.recorded if r.number > which.after and (r.event.kind + ".").startswith(which.kind + "." * bool(which.kind))
+            r
+            for r in self.recorded
+            if r.number > (which.after or 0) and (r.event.kind + ".").startswith(which.kind + "." * bool(which.kind))
         ]
         found = [r for r in found if which.model in ("", r.event.model) and r.at >= which.since]
-        return found[: which.limit] if which.after else found[-which.limit :]
+        return found[: which.limit] if which.after is not None else found[-which.limit :]
+
+    def newest_event(self) -> int:
+        return len(self.recorded)
 
     def verify(self, head: str = "") -> Verdict:
         return verify(self.recorded, head)

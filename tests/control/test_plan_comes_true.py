@@ -22,6 +22,7 @@ class PaperCluster(FakeCluster):
 
     def __init__(self) -> None:
         super().__init__()
+        self.machines = [Node("n", {"CPU": 100.0}, {"CPU": 100.0})]
         self.shapes: dict[str, DeploymentTarget] = {}
         self.born: dict[str, int] = {}
         self.ended: dict[str, int] = {}
@@ -95,7 +96,6 @@ def settle(controller: Controller, cluster: PaperCluster) -> None:
 
 def reach(before: Target, after: Target) -> tuple[PaperCluster, Outlook, Controller]:
     cluster = PaperCluster()
-    cluster.machines = [Node("n", {"CPU": 100.0}, {"CPU": 100.0})]
     controller = Controller(cluster, FakeStore(), FakeClock())
     controller.accept(before, Act("test", ""))
     settle(controller, cluster)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.hosting import BatchPolicy, HostPlan, SequencePolicy
-from serving.plan import EngineSettings, Target
+from serving.plan import EngineSettings, Target, Webhook
 from serving.routing import Route, Rule, Shadow, Share, Sticky, Traffic
 from serving.spec import InvalidSpec, Source, load, parse
 from serving.state import GatewayLimits
@@ -231,3 +231,17 @@ models:
     assert one.sequence == SequencePolicy(5.0, 1024)
     assert two.sequence == SequencePolicy(5.0, 7)
     assert HostPlan.from_json(json.loads(json.dumps(HostPlan((one, two)).to_json()))).versions == (one, two)
+
+
+def test_webhooks_come_with_one_secret_each_and_once() -> None:
+    text = "webhooks: [{url: 'https://ops.example/x', secret_env: S, kinds: [rollback]}, {url: 'http://b/', secret_file: /s}]\nmodels: {}\n"
+    hooks = parse([Source("f.yaml", text, Path("."))]).settings.webhooks
+    assert hooks == (Webhook("https://ops.example/x", "S", "", ("rollback",)), Webhook("http://b/", "", "/s"))
+    wrong = "webhooks: [{url: 'http://b/'}, {url: 'http://b/', secret_file: /s, secret_env: S}]\nmodels: {}\n"
+    with pytest.raises(InvalidSpec) as raised:
+        parse([Source("f.yaml", wrong, Path("."))])
+    assert [p.message for p in raised.value.problems] == [
+        "webhooks[0]: expected secret_env or secret_file, neither is given; nothing is sent unsigned",
+        "webhooks[1]: expected secret_env or secret_file, both are given",
+        "webhooks[1].url is that of webhooks[0] already",
+    ]
