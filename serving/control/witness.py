@@ -14,7 +14,7 @@ from serving.control.acceptance import route_told
 from serving.control.event import Event, Filter, Recorded
 from serving.control.ports import Store
 from serving.control.status import VersionStatus
-from serving.plan import DeploymentTarget, code_version
+from serving.plan import DeploymentTarget, code_version, split
 from serving.routing import Route
 
 
@@ -145,7 +145,7 @@ class Witness:
         for name, route in routes.items():
             before, after = self._routes.get(name), route_told(route)
             if before is None or _split(before) != _split(after):
-                said = f"every gateway sends {name} to version {route.stable}"
+                said = f"every gateway sends {name}: {split(route)}"
                 yield Event("traffic", said, name, route.stable, before=before, after=after)
         for name in [n for n in self._routes if n not in routes]:
             yield Event("traffic", f"no gateway knows {name} any more", name, before=self._routes[name])

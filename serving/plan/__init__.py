@@ -19,7 +19,7 @@ from serving.plan.change import (
 )
 from serving.plan.compare import diff
 from serving.plan.drift import Drift, drift
-from serving.plan.outlook import Outlook, fingerprint, outlook
+from serving.plan.outlook import Outlook, fingerprint, outlook, split
 from serving.plan.room import Node
 from serving.plan.serve_app import app_name, code_version, key_of_app
 from serving.plan.target import DeploymentTarget, EdgeMode, EngineSettings, Target, Webhook
@@ -53,4 +53,5 @@ __all__ = [
     "fingerprint",
     "key_of_app",
     "outlook",
+    "split",
 ]

@@ -17,7 +17,7 @@ from serving.plan.compare import diff
 from serving.plan.room import Node, Room, needs
 from serving.plan.target import DeploymentTarget, Target
 from serving.plan.world import World
-from serving.routing import Route
+from serving.routing import PLAIN, Route, traffic_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def fingerprint(target: Target) -> str:
 
 def split(route: Route) -> str:
     """Return who answers on a route, in words."""
-    return f"version {route.stable} 100 %"
+    return f"100 % to {route.stable}" if route.traffic == PLAIN else traffic_words(route)
 
 
 def _coming(plan: Plan) -> list[tuple[DeploymentTarget, int]]:

@@ -66,7 +66,7 @@ def test_nothing_to_change_is_zero_and_changes_are_three() -> None:
         "  m/2 starts on 1 replica",
         "  traffic of m: 1 → 2, no restart",
     ]
-    assert "m         version 1 100 %  version 2 100 %" in other.stdout
+    assert "m         100 % to 1      100 % to 2" in other.stdout
 
 
 @pytest.mark.usefixtures("engine")

@@ -75,7 +75,7 @@ def test_traffic_moves_only_when_the_new_version_answers(scene: Scene) -> None:
 def test_a_split_waits_for_all_that_it_gives_more_and_for_nobody_else(scene: Scene) -> None:
     scene.up("mlp/1", "mlp/2")
     split = Traffic((Share("1", 500), Share("2", 9000), Share("3", 500)), shadows=(Shadow("4", 100),))
-    scene.controller.accept(routed(target("mlp/1", "mlp/2", "mlp/3", "mlp/4"), "2", split), "test", "")
+    scene.controller.accept(routed(target("mlp/1", "mlp/2", "mlp/3", "mlp/4"), "2", split), Act("test", ""))
     assert scene.ticks() == ["deploy mlp/3 x1", "deploy mlp/4 x1", "publish mlp→2 of 1 2 3 4"]
     scene.cluster.come_up("mlp/3")
     scene.ticks(2)
@@ -89,7 +89,7 @@ def test_a_split_waits_for_all_that_it_gives_more_and_for_nobody_else(scene: Sce
 
     scene.cluster.fail("mlp/3", "it crashed")
     less = Traffic((Share("1", 900), Share("2", 9000), Share("3", 100)))
-    scene.controller.accept(routed(scene.controller.target, "2", less), "test", "")
+    scene.controller.accept(routed(scene.controller.target, "2", less), Act("test", ""))
     scene.ticks()
     assert scene.cluster.state.routes.routes["mlp"].traffic == less
 
@@ -97,13 +97,13 @@ def test_a_split_waits_for_all_that_it_gives_more_and_for_nobody_else(scene: Sce
 def test_a_version_that_waits_for_traffic_may_be_mended(scene: Scene) -> None:
     """Its replacement must not wait for the route that waits for it."""
     scene.up("mlp/1", "mlp/2")
-    scene.controller.accept(target("mlp/1", "mlp/2", stable="1"), "test", "")
+    scene.controller.accept(target("mlp/1", "mlp/2", stable="1"), Act("test", ""))
     scene.ticks(2)
     scene.cluster.fail("mlp/2", "it crashed")
     scene.ticks()
     mended = target("mlp/1", "mlp/2", stable="2")
     one, two = mended.deployments
-    scene.controller.accept(replace(mended, deployments=(one, replace(two, digest="mended"))), "test", "")
+    scene.controller.accept(replace(mended, deployments=(one, replace(two, digest="mended"))), Act("test", ""))
     assert "deploy mlp/2 x1" in scene.ticks()
     scene.cluster.come_up("mlp/2")
     assert scene.ticks(2) == ["publish mlp→2 of 1 2"]

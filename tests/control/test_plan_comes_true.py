@@ -124,7 +124,7 @@ def test_what_happened_is_what_the_plan_said(before: Target, after: Target) -> N
     moved = {t.endpoint: t.after for t in said.traffic}
     answered = {r.endpoint: r.stable for r in before.routes.routes.values()}
     for endpoint, stable in controller.status.answering.items():
-        assert moved.get(endpoint, f"version {answered.get(endpoint)} 100 %") == f"version {stable} 100 %"
+        assert moved.get(endpoint, f"100 % to {answered.get(endpoint)}") == f"100 % to {stable}"
     assert {e for e, words in moved.items() if not words} == answered.keys() - controller.status.answering.keys()
     assert said.unfit == ()
 

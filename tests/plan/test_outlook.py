@@ -39,7 +39,7 @@ def test_a_new_version_beside_the_old_one_tells_all_its_effects() -> None:
     before, after = target(version("mlp/1")), target(version("mlp/2", replicas=2, cpus=1.5))
     found = outlook(after, World.of(before), [node(4, 3)]).to_json()
     assert found["replicas"] == {"mlp/1": {"before": 1, "after": 0}, "mlp/2": {"before": 0, "after": 2}}
-    assert found["traffic"] == [{"endpoint": "mlp", "before": "version 1 100 %", "after": "version 2 100 %"}]
+    assert found["traffic"] == [{"endpoint": "mlp", "before": "100 % to 1", "after": "100 % to 2"}]
     assert found["resources"] == [{"name": "CPU", "takes": 3.0, "gives_back": 1.0, "free": 3.0, "total": 4.0}]
     assert (found["unfit"], found["restarts"]) == ([], [])
 
