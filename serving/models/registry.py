@@ -13,9 +13,9 @@ from serving.hosting import VersionPlan
 from serving.models.model import Model
 
 RUNTIMES: dict[str, str] = {
-    "onnx": "serving.models.onnx",
     "python": "serving.models.python",
     "torch": "serving.models.torch",
+    "onnx": "serving.models.onnx",
 }
 SEQUENCE_RUNTIMES: dict[str, str] = {
     "python": "serving.models.python_sequences",
