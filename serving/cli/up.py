@@ -20,8 +20,9 @@ import typer
 from serving.cli.credentials import default_state_dir
 from serving.cli.files import texts, user_name
 from serving.cli.output import fail, print_lines, say
+from serving.cli.repository import REPOSITORY_HELP, print_warnings, survey
 from serving.cluster import environment, leftovers
-from serving.cluster.boot import RUN_PREFIX, Boot
+from serving.cluster.boot import RUN_PREFIX, Boot, ModelControlMode
 from serving.plan import Target
 from serving.spec import InvalidSpec, load
 
@@ -43,6 +44,14 @@ def up(
     access: Annotated[str, typer.Option(help="on or off: ask for keys and tokens, whatever the files say.")] = "",
     allow_client_shm: Annotated[bool, typer.Option("--allow-client-shm", help="As client_shared_memory: true in a file.")] = False,
     ray_address: Annotated[str, typer.Option(help="A Ray that runs already; none: one of our own is started.")] = "",
+    model_repository: Annotated[list[Path] | None, typer.Option(metavar="DIR", help=REPOSITORY_HELP)] = None,
+    model_control: Annotated[
+        ModelControlMode,
+        typer.Option(help="explicit: clients may load and unload models, and none of a repository is loaded at the start; none: all are."),
+    ] = "none",
+    load_model: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --model-control explicit: loaded at the start; * means all.")
+    ] = None,
 ) -> None:
     """Serve what the files declare, in the foreground. Ctrl-C drains and ends it; a second one does not wait."""
     started = time.monotonic()
@@ -50,10 +59,12 @@ def up(
         raise typer.BadParameter(f"expected on or off, got '{access}'", param_hint="--access")
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port, "control_port": control_port}
     try:
-        target = load(files) if files else None
+        found = survey(model_repository or [], model_control, load_model or [])
+        target = load(files or [], found.sources) if files or found.sources else Target() if model_repository else None
     except InvalidSpec as invalid:
         print_lines(map(str, invalid.problems))
         raise typer.Exit(1) from None
+    print_warnings(found.notes)
     if allow_client_shm:
         target = _with_client_shm(target)
     state = (state_dir or default_state_dir()).absolute()
@@ -75,6 +86,8 @@ def up(
         started=started,
         access=access,
         author=user_name(),
+        model_control=model_control,
+        repositories=tuple(str(folder.absolute()) for folder in model_repository or []),
     )
     file = run_dir / "boot.json"
     file.write_text(boot.to_json())

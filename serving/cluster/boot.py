@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from serving.control.ports import YamlText
 from serving.plan import Target
+
+ModelControlMode = Literal["none", "explicit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Boot:
     access        "on" or "off" whatever the YAML says, "": as it says
     started       when the command was given, on the machine's monotonic clock in seconds
     author        who gave it
+    model_control "explicit": clients may load and unload models
+    repositories  folders of models in Triton's layout
     """
 
     host: str
@@ -37,6 +41,8 @@ class Boot:
     started: float
     access: str = ""
     author: str = "up"
+    model_control: ModelControlMode = "none"
+    repositories: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

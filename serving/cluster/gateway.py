@@ -53,7 +53,9 @@ class Gateway:
         async with self._claiming:
             if self._claim is None and not self._draining:
                 await self._open()
-        return {"gateway": self.name, "revision": revision, "served": self._book.served()}
+        # an address is not enough: who is told that a version is ready may ask for it at once
+        served = await asyncio.to_thread(self._server.served)
+        return {"gateway": self.name, "revision": revision, "served": served}
 
     def check_health(self) -> None:
         self._server.healthy()

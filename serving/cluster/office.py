@@ -15,19 +15,23 @@ from serving.control.controller import Controller
 from serving.control.desk import Desk
 from serving.control.guard import Guard
 from serving.control.keyring import Keyring
+from serving.control.model_control import ModelControl
 from serving.control.order import File
 from serving.control.runner import Runner, SystemClock
 from serving.control.store import SqliteStore
 from serving.control.webhooks import Webhooks
 from serving.control.wishes import WishBook, handlers
 from serving.plan import Target
-from serving.spec import Source, changed, parse
+from serving.spec import ModelFiles, Source, changed, parse
 from serving.state import DESK_SOCKET
 
 WISHES = "wishes.json"
 """In the run directory: what clients have asked of the engine, for a controller that comes after this one."""
 DOWN = "down"
 """A file of this name in the run directory asks the engine to end."""
+
+SENT = "sent"
+"""Folder in the state directory for the files that clients send to be loaded."""
 
 
 class Office:
@@ -53,7 +57,9 @@ class Office:
         guard = Guard(keyring, lambda: self._runner.target.settings)
         app = create_app(self._runner, _parse, down.touch, about, routers, guard)
         self._api = ApiServer(app, told.host, told.control_port)
-        self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {"status": lambda _: self._runner.status.to_json(), **handlers(self._runner)})
+        source = ModelFiles(map(Path, told.repositories), Path(told.state_dir) / SENT)
+        models = ModelControl(self._runner, source, told.model_control == "explicit")
+        self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {**models.handlers, **handlers(self._runner)})
         self._api.start()
         self._runner.start()
         self._desk.start()

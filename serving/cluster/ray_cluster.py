@@ -55,7 +55,9 @@ class RayCluster:
         standing = Starts(self._run_dir, key).standing()
         failed = app.failed or standing.failures > 0
         reason = standing.reason or app.reason
-        return VersionSeen(app.running, app.starting, app.stopping, failed, reason, standing.failures, standing.since, standing.next_try)
+        return VersionSeen(
+            app.running, app.starting, app.stopping, failed, reason, standing.failures, standing.since, standing.next_try, app.updating
+        )
 
     def deploy(self, deployments: Iterable[DeploymentTarget]) -> None:
         serve_api.deploy(self.model(d) for d in deployments)

@@ -66,13 +66,17 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationSeen:
-    """What Serve says of an application. `failed`: a start or an update has failed, tried again or not; `reason` says why."""
+    """What Serve says of an application. `failed`: a start or an update has failed, tried again or not; `reason` says why.
+
+    updating  what was asked for last is not there yet
+    """
 
     running: int
     starting: int
     stopping: int
     failed: bool
     reason: str
+    updating: bool = False
 
 
 def start() -> None:
@@ -141,7 +145,7 @@ def _seen(app: dict[str, Any]) -> ApplicationSeen:
     status = str(getattr(app["status"], "value", app["status"]))
     message = next((m for m in messages if m), app["message"])
     failed = status in ("DEPLOY_FAILED", "UNHEALTHY") or message.startswith(_STARTS_FAIL)
-    return ApplicationSeen(running, starting, stopping, failed, _reason(message))
+    return ApplicationSeen(running, starting, stopping, failed, _reason(message), status == "DEPLOYING")
 
 
 _OURS = re.compile(re.escape(FAILED) + "(.*?)" + re.escape(END), re.DOTALL)

@@ -86,6 +86,8 @@ class Controller:
         self._witness = Witness(memory(store))
         self._untold: list[Event] = []
         """What has happened and could not be recorded yet."""
+        self._ordered: set[str] = set()
+        """Deployed in this round, so that what was seen at its beginning is not of it."""
         self._started_at = clock.now()
         self.status = Status()
 
@@ -179,6 +181,7 @@ class Controller:
                     log.debug("%s: %s", deployment.key, short)
                 else:
                     orders[deployment.key] = deployment
+        self._ordered = set(orders)
         if orders:
             self._log(plan, orders)
             self._cluster.deploy(orders.values())
@@ -274,9 +277,11 @@ class Controller:
         versions = tuple(self._dated(self._version(d, seen)) for d in target.deployments)
         self._known = {v.key: self._known[v.key] for v in versions}
         wanted = target.settings.gateways
+        wished = target.routes.routes
         if len(seen.gateways) < wanted:
             waiting.append(f"{wanted - len(seen.gateways)} of {wanted} gateways are starting")
         waiting += [f"{v.key} is starting" for v in versions if v.state == "starting"]
+        waiting += [f"{v.key} is being updated" for v in versions if v.state == "ready" and v.updating and not v.failures]
         if seen.edge:
             waiting.append(f"the edge: {seen.edge}")
         self.status = Status(
@@ -289,6 +294,10 @@ class Controller:
             edge=seen.edge,
             waiting=tuple(waiting),
             answering={name: route.stable for name, route in self._routes.items()} if self._everywhere(seen) else {},
+            worked=self._revision.number if self._revision else 0,
+            behind=len(self._behind(seen)),
+            moving=tuple(sorted(m for m in self._routes.keys() | wished.keys() if self._routes.get(m) != wished.get(m))),
+            draining=tuple(sorted(self._retiring)),
         )
 
     def _everywhere(self, seen: Seen) -> bool:
@@ -357,6 +366,7 @@ class Controller:
             known.failures,
             known.next_try,
             part_words(route, plan.version) if route is not None else "",
+            (known.updating or key in self._ordered) and key not in self._retiring,
         )
 
 

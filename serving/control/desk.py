@@ -57,7 +57,10 @@ class Desk:
     def stop(self) -> None:
         """Close; questions that are being answered get no answer."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._ended.set)
+            try:
+                self._loop.call_soon_threadsafe(self._ended.set)
+            except RuntimeError:
+                pass  # it is ending by itself
             self._thread.join(5.0)
         self._workers.shutdown(wait=False, cancel_futures=True)
 

@@ -28,12 +28,13 @@ def merged(current: Target, new: Target) -> Target:
         RouteTable(0, {**current.routes.routes, **new.routes.routes}),
         words | new.descriptions,
         current.given | new.given,
+        current.shelf.without(names),
     )
 
 
 def without(current: Target, model: str) -> Target:
-    """Return `current` without a model. Raises NotFound where it has none of that name."""
-    if model not in current.routes.routes:
+    """Return `current` without a model, loaded or not. Raises NotFound where it has none of that name."""
+    if model not in current.routes.routes and model not in current.shelf.routes.routes:
         known = ", ".join(sorted(current.routes.routes)) or "none"
         raise NotFound(f"there is no model '{model}' (models: {known})")
-    return part_out(current, model)
+    return replace(part_out(current, model), shelf=current.shelf.without((model,)))

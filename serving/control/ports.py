@@ -17,6 +17,7 @@ class VersionSeen:
 
     failures, since, next_try  starts that have failed one after another, when the first did, when the next may begin (seconds since
                                1970); 0 where the cluster does not know
+    updating                   replicas are being replaced or changed
     """
 
     running: int = 0
@@ -27,6 +28,7 @@ class VersionSeen:
     failures: int = 0
     since: float = 0.0
     next_try: float = 0.0
+    updating: bool = False
 
 
 @dataclass(frozen=True, slots=True)

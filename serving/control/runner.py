@@ -111,6 +111,11 @@ class Runner:
             self._wanted.set()
             return self._turned.wait_for(lambda: self._turns > after and self._controller.told, timeout_s)
 
+    def wait_until(self, condition: Callable[[Status], bool], timeout_s: float) -> bool:
+        """Return when the condition holds after a round, True; False when the time is over."""
+        with self._turned:
+            return self._turned.wait_for(lambda: condition(self.status), timeout_s)
+
     def healthy(self, longest_s: float = 60.0) -> None:
         """Raise Unavailable when no tick has ended for so long."""
         late = time.monotonic() - self._beat

@@ -16,6 +16,7 @@ class VersionStatus:
     failures  starts that have failed one after another
     next_try  when the next start may begin, in seconds since 1970; 0.0 = nothing waits for its time
     traffic   what it gets of the requests that name no version, as wanted: "95 %", "by rule"; "" = it has to be asked for by its number
+    updating  its replicas are being replaced by ones with other code or settings
     """
 
     model: str
@@ -30,6 +31,7 @@ class VersionStatus:
     failures: int = 0
     next_try: float = 0.0
     traffic: str = ""
+    updating: bool = False
 
     @property
     def key(self) -> str:
@@ -52,6 +54,10 @@ class Status:
     published  number of the routes that the gateways should have
     settled    nothing is left to do or to wait for: every version is ready or has failed, every gateway has the routes
     waiting    what is left to do, as sentences
+    worked     revision that the last round worked on: what this status is of
+    behind     gateways that have not acknowledged what was published
+    moving     models whose routes are not yet those of the target
+    draining   version keys whose replicas have been told to end
     answering  by endpoint, the stable version of the routes that every gateway has; empty while not every one has them
     """
 
@@ -64,6 +70,10 @@ class Status:
     edge: str = ""
     waiting: tuple[str, ...] = ()
     answering: dict[str, str] = field(default_factory=dict)
+    worked: int = 0
+    behind: int = 0
+    moving: tuple[str, ...] = ()
+    draining: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[VersionStatus]:

@@ -20,6 +20,7 @@ from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
 from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
+from serving.gateway.repository import Repository
 from serving.gateway.service import Service
 from serving.gateway.special import SpecialCall
 from serving.gateway.statistics import Statistics
@@ -43,7 +44,7 @@ class GrpcApi:
     def __init__(self, service: Service, out: GrpcOut, desk: DeskClient, counts: Statistics) -> None:
         self._service = service
         self._counts = counts
-        self._desk = desk
+        self._errands = {INFERENCE + name: run for name, run in Repository(desk).grpc.items()}
         self._out = out
         self._fail = out.fail
         self._write = out.answer
@@ -72,6 +73,8 @@ class GrpcApi:
             return Action(self._open_watch, None, self._fail)
         if path == INFERENCE + "ModelStatistics":
             return grpc_errand(self._out, self.message, self._statistics)
+        if (errand := self._errands.get(path)) is not None:
+            return grpc_errand(self._out, self.message, errand)
         action = self._actions.get(path)
         if action is not None:
             return action

@@ -15,6 +15,7 @@ from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
+from serving.gateway.repository import Repository
 from serving.gateway.service import Service
 from serving.gateway.special import SpecialCall
 from serving.gateway.statistics import Statistics
@@ -37,8 +38,8 @@ class RestApi:
     def __init__(self, service: Service, desk: DeskClient, counts: Statistics) -> None:
         self._service = service
         self._counts = counts
-        self._desk = desk
         self._wishes = WishDesk(service, desk)
+        self._repository = Repository(desk)
         self._answer_heads: dict[tuple[int | None, int, bool], bytes] = {}
 
     def route(self, head: Head) -> Action:
@@ -57,6 +58,9 @@ class RestApi:
                 return _get(head, self._edge_health)
             case ["v2", "models", "stats"]:
                 return self._statistics(head, "", "")
+            case ["v2", "repository", *rest]:
+                action = self._repository.rest(rest)
+                return _post(head, action) if action is not None else _NOT_FOUND
             case ["v2", "models", model, *rest] if model and rest != ["trace", "setting"]:
                 return self._model(head, model, rest)
             case ["v2", *rest] if (found := rest_run(self._wishes, rest)) is not None:

@@ -108,6 +108,10 @@ class GatewayServer:
         """True when every routed version has a replica that said hello."""
         return self._host is not None and self._host.service.ready
 
+    def served(self) -> list[str]:
+        """Return the keys of the versions that a replica answers now."""
+        return list(self._call(self._served()))
+
     def drain(self, timeout_s: float) -> None:
         """Say that we leave, answer what is under way and what still comes on open connections, then close."""
         self._call(self._drain(timeout_s), timeout_s + 10.0)
@@ -172,6 +176,10 @@ class GatewayServer:
     async def _report(self) -> list[Any]:
         assert self._host is not None
         return self._host.tally.samples()
+
+    async def _served(self) -> list[str]:
+        assert self._host is not None
+        return [s.key for _, versions in self._host.service.models() for s in versions.values() if s is not None and s.ready]
 
     async def _drain(self, timeout_s: float) -> None:
         """Leave without a loss: (1) the edge hears it at its next look and sends elsewhere; (2) the TCP listeners are closed here, what

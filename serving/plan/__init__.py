@@ -22,7 +22,7 @@ from serving.plan.drift import Drift, drift
 from serving.plan.outlook import Outlook, fingerprint, outlook, split
 from serving.plan.room import Node
 from serving.plan.serve_app import app_name, code_version, key_of_app
-from serving.plan.target import DeploymentTarget, EdgeMode, EngineSettings, Target, Webhook
+from serving.plan.target import DeploymentTarget, EdgeMode, EngineSettings, Shelf, Target, Webhook
 from serving.plan.world import Running, World
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "ResizeGateways",
     "Running",
     "Scale",
+    "Shelf",
     "Start",
     "Stop",
     "Target",

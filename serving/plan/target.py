@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -108,12 +109,33 @@ class DeploymentTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class Shelf:
+    """Models as they are declared that do not run so: a client has unloaded them, or loaded them with another configuration."""
+
+    deployments: tuple[DeploymentTarget, ...] = ()
+    routes: RouteTable = field(default_factory=RouteTable)
+
+    def without(self, models: Collection[str]) -> Shelf:
+        """Return the shelf without models of these names."""
+        kept = {name: route for name, route in self.routes.routes.items() if name not in models}
+        return Shelf(tuple(d for d in self.deployments if d.plan.model not in models), RouteTable(0, kept))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"deployments": [d.to_json() for d in self.deployments], "routes": self.routes.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(tuple(DeploymentTarget.from_json(d) for d in value["deployments"]), RouteTable.from_json(value["routes"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Everything that should run. Each key stands once in `deployments`; each version of a route is one of them.
 
     routes        at revision 0: the controller numbers what it publishes
     descriptions  words for people, by model name ("mlp") and by version key ("mlp/2")
     given         settings that the files state, by name: applying the target changes these and leaves the others
+    shelf         models that clients have unloaded or loaded otherwise, as they are declared
     """
 
     settings: EngineSettings = field(default_factory=EngineSettings)
@@ -121,6 +143,7 @@ class Target:
     routes: RouteTable = field(default_factory=RouteTable)
     descriptions: dict[str, str] = field(default_factory=dict)
     given: frozenset[str] = field(default=frozenset(), compare=False)
+    shelf: Shelf = field(default_factory=Shelf)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -129,6 +152,7 @@ class Target:
             "routes": self.routes.to_json(),
             "descriptions": dict(self.descriptions),
             "given": sorted(self.given),
+            "shelf": self.shelf.to_json(),
         }
 
     @classmethod
@@ -139,4 +163,5 @@ class Target:
             RouteTable.from_json(value["routes"]),
             dict(value["descriptions"]),
             frozenset(value.get("given", ())),
+            Shelf.from_json(value["shelf"]) if "shelf" in value else Shelf(),
         )

@@ -21,16 +21,17 @@ from serving.spec.security import located, security_findings
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """YAML text. `file` is how problems name it; paths in it start from `folder`."""
+    """YAML text. `file` is how problems name it; paths in it start from `folder`. generated: its lines are nothing to people."""
 
     file: str
     text: str
     folder: Path
+    generated: bool = False
 
 
-def load(files: Iterable[str | Path]) -> Target:
-    """Return what the files declare together. Raises InvalidSpec with every problem of all of them."""
-    sources: list[Source] = []
+def load(files: Iterable[str | Path], others: Sequence[Source] = ()) -> Target:
+    """Return what the files and the `others` declare together. Raises InvalidSpec with every problem of all of them."""
+    sources = list(others)
     problems: list[Problem] = []
     for file in files:
         try:
@@ -103,7 +104,8 @@ def _check(sources: Sequence[Source]) -> tuple[list[CheckedFile], list[Problem]]
     if not problems and not any("models" in file.document.data for file in checked):
         last = checked[-1].document.file if checked else ""
         problems.append(Problem(last, 1, 1, "declares no models; expected 'models:' with at least one name under it"))
-    return checked, problems
+    made = {source.file for source in sources if source.generated}
+    return checked, [replace(p, line=1, column=1) if p.file in made else p for p in problems]
 
 
 def _report(file: CheckedFile, findings: Iterable[Finding]) -> None:

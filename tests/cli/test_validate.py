@@ -50,6 +50,7 @@ def test_programs_get_json() -> None:
         "valid": True,
         "problems": [],
         "models": {"m": ["1", "2"], "n": ["1"]},
+        "warnings": [],
     }
     result = run("validate", "bad.yaml", "--json")
     answer = json.loads(result.stdout)

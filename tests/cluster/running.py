@@ -58,7 +58,7 @@ def write_model(folder: Path, name: str, versions: str = "1", broken: bool = Fal
 class RunningEngine:
     """Ends with `stop`, or with the test that forgot to."""
 
-    def __init__(self, state_dir: Path, *files: Path, ports: list[int] | None = None) -> None:
+    def __init__(self, state_dir: Path, *files: Path | str, ports: list[int] | None = None) -> None:
         self.state_dir = state_dir
         self.http, self.grpc, self.metrics, self.control = ports or free_ports()
         self.lines: list[str] = []
