@@ -29,6 +29,7 @@ from typing import Any, cast
 
 from serving.batching.entry import Entry
 from serving.batching.nan import float_outputs, nan_rows
+from serving.batching.octaves import Spread
 from serving.batching.queue import Batch, Queue
 from serving.batching.reply import Parameters, model_error, unpack
 from serving.batching.stack import Arrays, Splitter, join
@@ -112,6 +113,7 @@ class Batcher:
     ) -> None:
         self.key = key
         self.counts = Counts()
+        self.spread = Spread()
         self.policy = policy
         self.open = 0
         """Entries pushed and not answered yet."""
@@ -268,6 +270,7 @@ class Batcher:
             counts.batches += 1
             counts.rows += batch.rows
             counts.compute_s += outcome.ended - started
+            self.spread.ran(batch.rows, outcome.ended - started)
         error = outcome.error
         if error is None:
             try:
@@ -284,6 +287,7 @@ class Batcher:
             self._count_nan(outcome.nan_rows)
         compute_us = int((outcome.ended - started) * 1e6)
         rows = batch.rows
+        waits = self.spread.waits_us.counts
         waited = 0.0
         answered = 0
         for entry, (answer, parts) in zip(entries, results, strict=True):
@@ -293,11 +297,14 @@ class Batcher:
             wait = started - entry.arrived
             waited += wait
             answered += 1
+            wait_us = int(wait * 1e6)
+            waits[wait_us.bit_length()] += 1
             try:
-                entry.owner.answer(entry, answer, parts, int(wait * 1e6), compute_us, rows)
+                entry.owner.answer(entry, answer, parts, wait_us, compute_us, rows)
             except Exception as bug:
                 self._report(bug, "an answer could not be handed on")
         counts.queue_s += waited
+        self.spread.waits_us.total += int(waited * 1e6)
         counts.answered += answered
         self.open -= answered
 

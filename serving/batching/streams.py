@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 
 from serving.batching.batcher import Counts, Predict
 from serving.batching.entry import Answer, Entry, Owner
+from serving.batching.octaves import Spread
 from serving.batching.queue import Queue
 from serving.batching.reply import Parameters, model_error, unpack
 from serving.batching.stack import Splitter, join
@@ -99,6 +100,7 @@ class Streamer:
     ) -> None:
         self.key = key
         self.counts = Counts()
+        self.spread = Spread()
         self.policy = policy
         self.open = 0
         """Entries pushed and not over yet."""
@@ -242,6 +244,7 @@ class Streamer:
         counts.rows += entry.kind.rows
         counts.compute_s += run.spent
         counts.queue_s += run.started - entry.arrived
+        self.spread.ran(entry.kind.rows, run.spent)
         if entry.cancelled:
             error = Cancelled("cancelled")
         if error is not None:
@@ -249,7 +252,9 @@ class Streamer:
             return
         self.open -= 1
         counts.answered += 1
-        self._guarded(owner.over, entry, int((run.started - entry.arrived) * 1e6), int(run.spent * 1e6))
+        wait_us = int((run.started - entry.arrived) * 1e6)
+        self.spread.waits_us.add(wait_us)
+        self._guarded(owner.over, entry, wait_us, int(run.spent * 1e6))
 
     def _refuse(self, entry: Entry, code: Code, message: str) -> None:
         self.open -= 1

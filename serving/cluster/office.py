@@ -18,9 +18,11 @@ from serving.control.keyring import Keyring
 from serving.control.model_control import ModelControl
 from serving.control.order import File
 from serving.control.runner import Runner, SystemClock
+from serving.control.samples import samples
 from serving.control.store import SqliteStore
 from serving.control.webhooks import Webhooks
 from serving.control.wishes import WishBook, handlers
+from serving.edge import Reporter
 from serving.plan import Target
 from serving.spec import ModelFiles, Source, changed, parse
 from serving.state import DESK_SOCKET
@@ -38,7 +40,7 @@ class Office:
     """The controller's process."""
 
     def __init__(self, boot: str) -> None:
-        told, _ = enter(boot, "controller")
+        told, name = enter(boot, "controller")
         cluster = RayCluster(told)
         store = SqliteStore(told.database)
         clock = SystemClock()
@@ -65,6 +67,10 @@ class Office:
         self._desk.start()
         self._webhooks = Webhooks(store, lambda: self._runner.target.settings.webhooks)
         self._webhooks.start()
+        self._reporter = Reporter(told.run_dir, "controller", name, self._samples)
+
+    async def _samples(self) -> list[list[Any]]:
+        return samples(self._runner.status)
 
     def status(self) -> dict[str, Any]:
         return self._runner.status.to_json()
@@ -76,6 +82,7 @@ class Office:
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._webhooks.stop)
+        await self._reporter.close()
         await asyncio.to_thread(self._desk.stop)
         await asyncio.to_thread(self._api.stop)
         await asyncio.to_thread(self._runner.stop)

@@ -10,6 +10,7 @@ from typing import Any
 from serving.cluster import serve_api
 from serving.cluster.shell import enter, go_first
 from serving.cluster.starts import Starts
+from serving.edge import Reporter
 from serving.errors import ServingError
 from serving.hosting import HostPlan
 from serving.replica.host import ReplicaHost
@@ -45,6 +46,10 @@ class Replica:
             self._starts.failed(f"{type(error).__name__}: {error}")
             raise
         self._starts.ready()
+        self._reporter = Reporter(told.run_dir, "replica", name, self._samples)
+
+    async def _samples(self) -> list[list[Any]]:
+        return self._host.samples()
 
     async def reconfigure(self, plan: dict[str, Any]) -> None:
         """Take over batching policies: called before traffic, with what holds by then, and again at each change."""
@@ -61,6 +66,7 @@ class Replica:
         self._starts.left()
         if self._host.address:  # else it is deleted before it has come up
             await asyncio.to_thread(self._host.drain, DRAIN_S - 5.0)
+            await self._reporter.close()
 
 
 def _note(key: str, state: str) -> None:

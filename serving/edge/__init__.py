@@ -3,5 +3,6 @@
 from serving.edge.claim import Adopt, Change, Release, SlotClaim
 from serving.edge.config import EdgeConfig, EdgeMode
 from serving.edge.keeper import EdgeKeeper
+from serving.edge.reporter import Reporter
 
-__all__ = ["Adopt", "Change", "EdgeConfig", "EdgeKeeper", "EdgeMode", "Release", "SlotClaim"]
+__all__ = ["Adopt", "Change", "EdgeConfig", "EdgeKeeper", "EdgeMode", "Release", "Reporter", "SlotClaim"]

@@ -19,6 +19,7 @@ from serving.edge.config import EdgeConfig
 from serving.edge.handover import Handover
 from serving.edge.ledger import Ledger
 from serving.edge.metrics import MetricsPage
+from serving.edge.page import Page
 from serving.edge.process import HAProxy, find_haproxy
 from serving.errors import Internal, InvalidArgument, Unavailable
 
@@ -100,7 +101,8 @@ class EdgeKeeper:
         self._handover = Handover(config, self._ledger)
         await self._handover.start()
         if config.metrics_port:
-            self._metrics = MetricsPage(self._ledger, self._snapshot)
+            collections = (self._handover.gateways, self._handover.others)
+            self._metrics = MetricsPage(Page(self._ledger, collections, self._snapshot, self._ask_haproxy), self._snapshot)
             await self._metrics.start(config.host, config.metrics_port)
         binary = find_haproxy() if config.needs_edge else None
         if binary is not None:
@@ -135,6 +137,9 @@ class EdgeKeeper:
                 await self._haproxy.ask("show info")
             except OSError as error:
                 raise Unavailable(f"HAProxy does not answer: {error!r}") from error
+
+    async def _ask_haproxy(self) -> str:
+        return "" if self._haproxy is None else await self._haproxy.ask("show stat")
 
     async def _report(self) -> dict[str, Any]:
         return self._snapshot()

@@ -101,20 +101,21 @@ class Ledger:
         """Return the sum over all processes, gone ones included."""
         return _sum([self._folded, *self._gone.values(), *self._live.values()])
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the totals as prometheus_client wants them."""
-        families: dict[tuple[str, str], Metric] = {}
-        for (kind, name, labels), value in sorted(self.totals().items(), key=lambda item: item[0]):
-            if kind == "table":
-                continue
-            base = name.removesuffix("_total") if kind == "counter" else name
-            kind = "gauge" if kind == "latest" else kind
-            family = families.setdefault((kind, base), Metric(base, HELP.get(name, base.replace("_", " ")), kind))
-            if isinstance(value, Histogram):
-                _add_histogram(family, dict(labels), value)
-            elif not isinstance(value, Table):
-                family.add_sample(f"{base}_total" if kind == "counter" else base, dict(labels), value)
-        yield from families.values()
+
+def families(totals: Report) -> Iterator[Metric]:
+    """Yield the totals as prometheus_client wants them."""
+    found: dict[tuple[str, str], Metric] = {}
+    for (kind, name, labels), value in sorted(totals.items(), key=lambda item: item[0]):
+        if isinstance(value, Table):
+            continue
+        base = name.removesuffix("_total") if kind == "counter" else name
+        kind = "gauge" if kind == "latest" else kind
+        family = found.setdefault((kind, base), Metric(base, HELP.get(name, base.replace("_", " ")), kind))
+        if isinstance(value, Histogram):
+            _add_histogram(family, dict(labels), value)
+        else:
+            family.add_sample(f"{base}_total" if kind == "counter" else base, dict(labels), value)
+    yield from found.values()
 
 
 def _add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:

@@ -1,4 +1,4 @@
-"""The page that Prometheus reads: GET /metrics on the metrics port.
+"""The server of the page that Prometheus reads: GET /metrics on the metrics port.
 
 A few calls a minute, so it is one small reader of HTTP/1 on asyncio streams: head and time bounded, the connection closed after each
 answer. Prometheus and browsers are content with that, and a server library would bring more code into the keeper than it saves.
@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from serving.edge.ledger import Ledger
 from serving.edge.listeners import open_tcp
+from serving.edge.page import Page
 
 _log = logging.getLogger(__name__)
 METRICS_FLAG = "--metrics-port"
@@ -29,12 +27,10 @@ _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Al
 
 
 class MetricsPage:
-    """Serves the totals of `ledger` and the keeper's own few samples. `status` is what GET /status shows, as JSON."""
+    """Serves what `page` makes. `status` is what GET /status shows, as JSON."""
 
-    def __init__(self, ledger: Ledger, status: Callable[[], dict[str, Any]]) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(ledger)
-        self._registry.register(_Own(status))
+    def __init__(self, page: Page, status: Callable[[], dict[str, Any]]) -> None:
+        self._page = page
         self._status = status
         self._server: asyncio.Server | None = None
         self._open = 0
@@ -56,7 +52,7 @@ class MetricsPage:
                 if self._open > _MAX_CONNECTIONS:
                     answer = _answer(503, "text/plain", b"too many connections\n")
                 else:
-                    answer = self._respond(await reader.readuntil(b"\r\n\r\n"))
+                    answer = await self._respond(await reader.readuntil(b"\r\n\r\n"))
                 writer.write(answer)
                 await writer.drain()
                 # without this half-close and read a client that still sends could see a reset in place of the answer
@@ -68,38 +64,22 @@ class MetricsPage:
             self._open -= 1
             writer.close()
 
-    def _respond(self, head: bytes) -> bytes:
+    async def _respond(self, head: bytes) -> bytes:
         words = head.split(b"\r\n", 1)[0].split(b" ")
         if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
             return _answer(400, "text/plain", b"this is not an HTTP/1 request\n")
-        method, path = words[0], words[1].split(b"?", 1)[0]
+        method = words[0]
+        path, _, query = words[1].partition(b"?")
         if method not in (b"GET", b"HEAD"):
             return _answer(405, "text/plain", b"only GET and HEAD are served\n")
         if path == b"/metrics":
-            answer = _answer(200, CONTENT_TYPE_LATEST, generate_latest(self._registry))
+            names = parse_qs(query.decode("latin-1")).get("names", ["all"])[-1]
+            answer = _answer(200, CONTENT_TYPE_PLAIN_0_0_4, await self._page.text(triton=names != "serving"))
         elif path == b"/status":
             answer = _answer(200, "application/json", json.dumps(self._status()).encode() + b"\n")
         else:
-            answer = _answer(404, "text/plain", b"here are /metrics and /status\n")
+            answer = _answer(404, "text/plain", b"here are /metrics, /metrics?names=serving and /status\n")
         return answer if method == b"GET" else answer[: answer.index(b"\r\n\r\n") + 4]
-
-
-class _Own(Collector):
-    """What the keeper knows itself."""
-
-    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
-        self._status = status
-
-    def collect(self) -> Iterator[Metric]:
-        status = self._status()
-        yield GaugeMetricFamily("serving_edge_gateways", "gateways that hold a slot", len(status["gateways"]))
-        draining = sum(gateway["draining"] for gateway in status["gateways"])
-        yield GaugeMetricFamily("serving_edge_gateways_draining", "of these, gateways that take no new traffic", draining)
-        haproxy = status["haproxy"]
-        yield GaugeMetricFamily("serving_edge_up", "1 while HAProxy runs", int(bool(haproxy and haproxy["pid"])))
-        yield CounterMetricFamily(
-            "serving_edge_restarts", "times that HAProxy had to be started again", haproxy["restarts"] if haproxy else 0
-        )
 
 
 def _answer(status: int, content_type: str, body: bytes) -> bytes:

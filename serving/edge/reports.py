@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from time import process_time
 from typing import Any
+
+import psutil
 
 from serving.errors import ServingError
 
@@ -17,7 +16,6 @@ Send = Callable[[Sequence[Sequence[Any]], int], None]
 """send(samples, number of the round that they answer, 0 = none)"""
 
 REPORT_S = 1.0
-_PAGE_BYTES = resource.getpagesize()
 
 
 class Reports:
@@ -63,14 +61,6 @@ def process_samples(kind: str) -> list[list[Any]]:
     labels = {"process": kind}
     return [
         ["serving_process_cpu_seconds_total", "counter", labels, round(process_time(), 3)],
-        ["serving_process_resident_memory_bytes", "gauge", labels, _resident_bytes()],
+        ["serving_process_resident_memory_bytes", "gauge", labels, psutil.Process().memory_info().rss],
         ["serving_processes", "gauge", labels, 1],
     ]
-
-
-def _resident_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
-    except OSError:  # not Linux: the largest that it has been, in KB there too except on macOS
-        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return usage if os.uname().sysname == "Darwin" else usage * 1024

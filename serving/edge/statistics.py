@@ -58,7 +58,7 @@ class _Counted:
                 self.failed_us += _us(value.sum)
             case Table():
                 for size, share in value.rows.items():
-                    mine = self.shares[int(size)]
+                    mine = self.shares[max(1, int(size))]  # 0: a request that ran by itself, such as one with several answers
                     mine[:] = [a + b for a, b in zip(mine, share, strict=True)]
             case int() | float() if name == "serving_requests_total":
                 count = int(value)
@@ -77,7 +77,7 @@ class _Counted:
                 self.last_s = max(self.last_s, value)
 
     def statistics(self) -> VersionStatistics:
-        batches = [_batches(size, *share) for size, share in sorted(self.shares.items()) if size > 0]
+        batches = [_batches(size, *share) for size, share in sorted(self.shares.items())]
         return VersionStatistics(
             success=Sum(self.answered, self.answered_us * 1000),
             fail=Sum(self.failed + self.cancelled + self.rejected, self.failed_us * 1000),

@@ -31,6 +31,7 @@ from serving.models.registry import create
 from serving.replica.connection import Connection, Site, Version
 from serving.replica.details import details
 from serving.replica.polling import Polling
+from serving.replica.samples import samples
 from serving.replica.sharing import create_arena
 from serving.replica.turn import Turn
 from serving.tensor import DType, Signature
@@ -144,6 +145,10 @@ class ReplicaHost:
             if isinstance(batcher, SequenceBatcher):
                 report[key]["sequences"] = len(batcher.sequences)
         return report
+
+    def samples(self) -> list[list[Any]]:
+        """Return what was counted since the start, as samples of the metrics page. Callable from any thread."""
+        return [sample for key, batcher in self._batchers.items() for sample in samples(key, batcher)]
 
     def drain(self, timeout_s: float = 30.0) -> bool:
         """Send DRAIN to all gateways, answer what they have sent, close. False where the time was over before all was answered."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from serving.control.desk import Desk
 from serving.control.wishes import WishBook, handlers
-from serving.edge import Adopt, EdgeConfig, EdgeKeeper, SlotClaim
+from serving.edge import Adopt, EdgeConfig, EdgeKeeper, Reporter, SlotClaim
 from serving.gateway.peers import PeerAddress
 from serving.gateway.server import GatewayServer
 from serving.hosting import HostPlan
@@ -116,7 +116,7 @@ class DataPath:
         self.run_dir = tempfile.mkdtemp(prefix="path-")
         self.gate = Path(self.run_dir) / "gate"
         """While this file is there the models `gate` and `narrow` do not answer."""
-        self.config = EdgeConfig(self.run_dir, free_port(), free_port(), 0, **edge)
+        self.config = EdgeConfig(self.run_dir, free_port(), free_port(), free_port(), **edge)
         self.rest = f"127.0.0.1:{self.config.http_port}"
         self.grpc = f"127.0.0.1:{self.config.grpc_port}"
         self.loop = asyncio.new_event_loop()
@@ -126,6 +126,7 @@ class DataPath:
         self.keeper.start()
         self.members: list[Member] = []
         self.replicas: list[ReplicaHost] = []
+        self._reporters: list[Reporter] = []
         self.limits = GatewayLimits()
         self.traffic: dict[str, Traffic] = {}
         """By model; the first version of each is the stable one."""
@@ -147,8 +148,20 @@ class DataPath:
         host = ReplicaHost(plan, name, self.run_dir)
         host.start()
         self.replicas.append(host)
+        self.reporter("replica", name, host.samples)
         self.tell()
         return host
+
+    def reporter(self, kind: str, name: str, samples: Callable[[], list[list[Any]]]) -> None:
+        """Have a process that holds no slot report to the keeper."""
+
+        async def read() -> list[list[Any]]:
+            return samples()
+
+        async def begin() -> None:
+            self._reporters.append(Reporter(self.run_dir, kind, name, read))
+
+        self.do(begin())
 
     def gateway(self, name: str) -> Member:
         """Start a gateway; it is ready, and the edge sends to it."""
@@ -216,6 +229,8 @@ class DataPath:
         self.open_gate()
         for member in self.members:
             member.stop()
+        for reporter in self._reporters:
+            self.do(reporter.close())
         for host in self.replicas:
             host.stop()
         self.desk.stop()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
-from serving.edge.ledger import Ledger
+from serving.edge.ledger import Ledger, families
 
 
 def counter(value: float, **labels: str) -> list[Any]:
@@ -18,9 +21,11 @@ def counter(value: float, **labels: str) -> list[Any]:
 
 
 def page(ledger: Ledger) -> str:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(ledger)
-    return generate_latest(registry).decode()
+    class Found(Collector):
+        def collect(self) -> Iterator[Metric]:
+            return families(ledger.totals())
+
+    return generate_latest(Found()).decode()
 
 
 def values(ledger: Ledger) -> dict[tuple[str, str], float]:

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from serving.edge.collection import Collection
 from serving.edge.ledger import Ledger
 from serving.edge.metrics import MetricsPage
+from serving.edge.page import Page
 from serving.errors import Unavailable
 
 from .conftest import free_port
@@ -17,11 +19,15 @@ from .conftest import free_port
 STATUS = {"gateways": [{"draining": True}, {"draining": False}], "haproxy": {"pid": 1, "restarts": 2}}
 
 
+async def no_haproxy() -> str:
+    return ""
+
+
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     ledger = Ledger()
     ledger.record("1", [["serving_requests_total", "counter", {"model": "m"}, 12]])
-    page, port = MetricsPage(ledger, lambda: STATUS), free_port()
+    page, port = MetricsPage(Page(ledger, (Collection(), Collection()), lambda: STATUS, no_haproxy), lambda: STATUS), free_port()
     await page.start("127.0.0.1", port)
     yield port
     await page.close()
