@@ -48,6 +48,7 @@ class OnnxModel:
     platform = "onnxruntime_onnx"
     own_inputs = False
     parametric = False
+    decoupled = False
     signature: Signature
 
     def __init__(self, plan: VersionPlan, device: str) -> None:

@@ -183,6 +183,19 @@ def _optimization(config: Any, model: dict[str, Any]) -> Iterator[str]:
         yield f"optimization.{field.name}"
 
 
+def _sequence_batching(config: Any, model: dict[str, Any]) -> Iterator[str]:
+    section = config.sequence_batching
+    idle_us = section.max_sequence_idle_microseconds or 1_000_000  # Triton's default
+    model["sequence"] = {"max_idle_s": idle_us / 1e6}
+    if section.oldest.max_candidate_sequences:
+        model["sequence"]["max_sequences"] = section.oldest.max_candidate_sequences
+    if section.oldest.max_queue_delay_microseconds and config.max_batch_size > 1:
+        model["batching"]["max_delay_ms"] = section.oldest.max_queue_delay_microseconds / 1000
+    for name in ("control_input", "state", "iterative_sequence", "generative_sequence"):
+        if name in section.DESCRIPTOR.fields_by_name and _is_set(section, name):
+            yield f"sequence_batching.{name}"
+
+
 def _transaction(config: Any, model: dict[str, Any]) -> Iterator[str]:
     if config.model_transaction_policy.decoupled:
         yield "model_transaction_policy.decoupled"
@@ -190,6 +203,7 @@ def _transaction(config: Any, model: dict[str, Any]) -> Iterator[str]:
 
 _SECTIONS: dict[str, Callable[[Any, dict[str, Any]], Iterator[str]]] = {
     "dynamic_batching": _dynamic_batching,
+    "sequence_batching": _sequence_batching,
     "instance_group": _instance_group,
     "model_warmup": _model_warmup,
     "parameters": _parameters,

@@ -27,6 +27,7 @@ def test_numbers_are_those_of_numpy_and_the_signature_is_the_graphs(tmp_path: Pa
     np.testing.assert_allclose(warm["y"], x @ WEIGHTS, rtol=1e-5)
     np.testing.assert_allclose(model.predict({"x": x[:2]})["y"], x[:2] @ WEIGHTS, rtol=1e-5)
     model.check()
+    assert (model.own_inputs, model.parametric, model.decoupled) == (False, False, False)
 
 
 def test_several_tensors_come_in_the_declared_order(tmp_path: Path) -> None:

@@ -103,6 +103,26 @@ def test_the_version_policy_says_which_versions_run(tmp_path: Path, policy: str,
     assert Repository([tmp_path]).names() == {"double": ["1", "2", "10"]}
 
 
+def test_sequences_are_mapped(tmp_path: Path) -> None:
+    config = (
+        CONFIG.replace('label_filename: "labels.txt"', "")
+        + """
+        sequence_batching {
+            max_sequence_idle_microseconds: 5000000
+            control_input [ { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] } ]
+            oldest { max_candidate_sequences: 7 max_queue_delay_microseconds: 2000 }
+        }
+    """
+    )
+    model(tmp_path, "double", config)
+    target, notes = served(tmp_path)
+    policy = target.deployments[0].plan.sequence
+    assert policy is not None
+    assert (policy.max_idle_s, policy.max_sequences) == (5.0, 7)
+    assert target.deployments[0].plan.batching.max_delay_s == 0.002
+    assert notes == ["sequence_batching.control_input"]
+
+
 def test_settings_that_cannot_be_honoured_are_named(tmp_path: Path) -> None:
     config = (
         CONFIG.replace('label_filename: "labels.txt"', "").replace('backend: "python"', "")
