@@ -1,20 +1,27 @@
-"""Free TCP ports on 127.0.0.1, and whether somebody answers there."""
+"""Free TCP ports, and whether somebody answers there."""
 
+import random
 import socket
 
 import httpx
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago, each different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that nobody has, each different.
+
+    They lie below those that the kernel gives to outgoing connections (and Ray to its processes): such a one may be gone in a moment.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as sock:
+            try:
+                sock.bind((host, port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
 
 
 def answers_ok(address: str, path: str) -> bool:

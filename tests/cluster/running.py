@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any, Self
 
 import httpx
 
+from benchmarks.peers.port import free_ports
 from serving.cluster import leftovers
 from serving.cluster.boot import TAG
 
@@ -60,7 +60,7 @@ class RunningEngine:
 
     def __init__(self, state_dir: Path, *files: Path | str, ports: list[int] | None = None) -> None:
         self.state_dir = state_dir
-        self.http, self.grpc, self.metrics, self.control = ports or free_ports()
+        self.http, self.grpc, self.metrics, self.control = ports or free_ports(4)
         self.lines: list[str] = []
         options = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}"]
         options += [f"--control-port={self.control}", f"--state-dir={state_dir}"]
@@ -184,16 +184,6 @@ def wait(condition: Callable[[], bool], timeout_s: float, what: str = "") -> Non
     while not condition():
         assert time.monotonic() < end, f"not in {timeout_s:g} s: {what}"
         time.sleep(0.02)
-
-
-def free_ports(count: int = 4) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def _title(pid: int) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cluster.running import Asking, RunningEngine, free_ports, run, wait, write_model
+from benchmarks.peers.port import free_ports
+from tests.cluster.running import Asking, RunningEngine, run, wait, write_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")]
 REPLACED_S = 30.0

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.port import free_ports
 from serving.control.desk import Desk
 from serving.control.wishes import WishBook, handlers
 from serving.edge import Adopt, EdgeConfig, EdgeKeeper, Reporter, SlotClaim
@@ -26,10 +27,7 @@ from serving.wishes import Wishes
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    return free_ports(1)[0]
 
 
 def wait_for(condition: Callable[[], object], within_s: float = 10.0) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from benchmarks.peers.port import free_ports
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,7 +45,7 @@ def test_the_example_of_an_own_model_is_valid(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, int]]:
     """The quickstart on free ports; yields usual port → port."""
-    ports = dict(zip(USUAL, _free(len(USUAL)), strict=True))
+    ports = dict(zip(USUAL, free_ports(len(USUAL)), strict=True))
     command = [str(ROOT / "scripts" / "quickstart"), "--state-dir", str(tmp_path_factory.mktemp("state"))]
     for name, port in ports.items():
         command += [f"--{name}-port", str(port)]
@@ -114,14 +115,3 @@ def _with_ports(text: str, ports: dict[int, int]) -> str:
 
 def _serving() -> str:
     return str(Path(sys.executable).parent / "serving")
-
-
-def _free(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()

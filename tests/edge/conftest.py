@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.peers.port import free_ports
 from serving.edge import EdgeConfig, EdgeKeeper
 
 from .fake_gateway import FakeGateway
@@ -26,15 +25,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def free_port() -> int:
-    """Return a port that nobody has, below those that the kernel gives to outgoing connections: such a one may be gone in a moment."""
-    while True:
-        port = random.randrange(10_000, 32_000)
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+    return free_ports(1)[0]
 
 
 async def eventually(condition: Callable[[], object], within_s: float = 5.0) -> None:
