@@ -38,6 +38,11 @@ class GatewayLimits:
     max_clients: int = 65_536
     """Clients that are kept in mind."""
 
+    @property
+    def max_decompressed_bytes(self) -> int:
+        """What a compressed body or message may become: a kilobyte may be a megabyte, so it gets less room than others."""
+        return min(self.max_json_bytes, self.max_body_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:

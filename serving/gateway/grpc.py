@@ -140,7 +140,7 @@ class GrpcApi:
         reader.finish()
         if len(found) != 1:
             raise DecodeError(f"a unary call carries one message, got {len(found)}")
-        return decompress(found[0], head.headers.get(b"grpc-encoding", b"").decode("latin-1"), limit)
+        return decompress(found[0], head.headers.get(b"grpc-encoding", b"").decode("latin-1"), self._service.limits.max_decompressed_bytes)
 
     # Streams -------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, cast
 
 from serving import VERSION
-from serving.errors import Code, NotFound, ServingError, Unsupported, from_code
+from serving.errors import Code, NotFound, ServingError, Unavailable, Unsupported, from_code
 from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
 from serving.gateway.errand import rest_errand
@@ -131,7 +131,7 @@ class RestApi:
             else:
                 connection.work = SpecialCall(service, served, request, connection, plan, "rest", client).start()
 
-        work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_body_bytes)
+        work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_decompressed_bytes)
         if len(body) < OFFLOAD_BYTES:
             infer(work())
         else:
@@ -187,8 +187,11 @@ class RestApi:
 
         if total < OFFLOAD_BYTES:
             write(compress(parts, encoding))
-        else:
+            return
+        try:
             offload(connection, partial(compress, parts, encoding), write)
+        except Unavailable as error:
+            connection.fail(error)
 
     # Health and metadata -------------------------------------------------------------------------------------------
 

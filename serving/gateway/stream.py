@@ -100,8 +100,8 @@ class InferStream(_Open):
         super().__init__(connection, out, streams)
         self._service = service
         self._split = split
-        self._max_bytes = service.limits.max_body_bytes
-        self._reader = MessageReader(self._max_bytes)
+        self._max_inflated = service.limits.max_decompressed_bytes
+        self._reader = MessageReader(service.limits.max_body_bytes)
         self._encoding = head.headers.get(b"grpc-encoding", b"").decode("latin-1")
         self._visitor = head.visitor
         self._pending: deque[_Slot] = deque()
@@ -136,7 +136,7 @@ class InferStream(_Open):
                 for message in self._reader.feed(part):  # type: ignore[arg-type]
                     if self.over:
                         return
-                    self._take(decompress(message, self._encoding, self._max_bytes))
+                    self._take(decompress(message, self._encoding, self._max_inflated))
         except ServingError as error:
             self.end(error)
         if not self.over:

@@ -78,7 +78,10 @@ class LimitsFace(Face):
         default=_limits.max_json_bytes // MIB,
         ge=1,
         le=4096,
-        description="Largest part of a body that is JSON, in MB; binary tensors do not count. Never more than max_body_mb.",
+        description=(
+            "Largest part of a body that is JSON, in MB; binary tensors do not count. Also what a compressed body may become. "
+            "Never more than max_body_mb."
+        ),
     )
     header_timeout_s: Seconds = Field(default=_limits.header_timeout_s, description="Time in which the header of a request has to come in.")
     body_timeout_s: Seconds = Field(default=_limits.body_timeout_s, description="Longest pause while a body comes in, in seconds.")

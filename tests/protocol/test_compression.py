@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import Code, DecodeError, TooLarge, Unsupported
-from serving.protocol.compression import Encoding, compress, decompress, decompress_body, response_encoding, supported
+from serving.protocol.compression import PIECE_BYTES, Encoding, compress, decompress, decompress_body, response_encoding, supported
 
 
 @given(st.lists(st.binary(max_size=300), max_size=4), st.sampled_from(["gzip", "deflate"]))
@@ -19,6 +20,21 @@ def test_what_is_compressed_comes_back(parts: list[bytes], encoding: Encoding) -
     data = compress(parts, encoding)
     assert decompress(data, encoding, len(joined)) == joined
     assert (gzip.decompress if encoding == "gzip" else zlib.decompress)(data) == joined
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("excess", [-1, 0, 1])
+def test_pieces_meet_without_a_gap(encoding: Encoding, excess: int) -> None:
+    sizes = [PIECE_BYTES + excess, 3 * PIECE_BYTES + excess, 5_000_000]
+    for data in [bytes(size) for size in sizes] + [random.Random(size).randbytes(size) for size in sizes]:
+        packed = compress([data], encoding)
+        assert decompress(packed, encoding, len(data)) == data
+        with pytest.raises(TooLarge):
+            decompress(packed, encoding, len(data) - 1)
+        with pytest.raises(DecodeError, match="ends too early"):
+            decompress(packed[:-1], encoding, len(data))
+    twice = gzip.compress(data) + gzip.compress(b"end")
+    assert decompress(twice, "gzip", len(data) + 3) == data + b"end"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
