@@ -51,6 +51,7 @@ class Head:
     content_length  body bytes; -1 = chunked
     headers         names in lower case; the first of each name, where a second one changes nothing
     inference_header_length  None without that header; -1 where it is not a number
+    chunks          the client takes answers in chunks (HTTP/1.1)
     action          what `route` found for (method, path)
     visitor         who has sent it, where access is on and the model is in the body (`gate.py`)
     choice          what a route that shares its requests out made of this head: that `Chooser`, and a number of its own
@@ -61,6 +62,7 @@ class Head:
         "accept_encoding",
         "action",
         "choice",
+        "chunks",
         "client",
         "content_encoding",
         "content_length",
@@ -77,6 +79,7 @@ class Head:
     path: str
     headers: dict[bytes, bytes]
     content_length: int
+    chunks: bool
     keep_alive: bool
     expect_continue: bool
     inference_header_length: int | None
@@ -118,7 +121,7 @@ def new_head() -> Head:
     head.path = ""
     head.headers = {}
     head.content_length = 0
-    head.keep_alive = head.expect_continue = False
+    head.keep_alive = head.expect_continue = head.chunks = False
     head.inference_header_length = None
     head.content_encoding = head.accept_encoding = head.client = b""
     head.action = NO_ACTION
@@ -159,6 +162,7 @@ def parse_head(block: bytes) -> Head:
             options.update(token.strip() for token in value.lower().split(b","))
         headers.setdefault(name, value)
     head.keep_alive = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
+    head.chunks = version == "1.1"
     head.path = _path(collector.url)
     head.content_length = _content_length(headers, lengths)
     head.expect_continue = headers.get(b"expect", b"").lower() == b"100-continue"

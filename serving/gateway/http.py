@@ -126,7 +126,7 @@ class HttpConnection:
         self._abandon()
 
     def eof_received(self) -> bool:
-        if self.trusted or not self.busy:
+        if self.trusted or not self.busy or self.reader is not None:  # nobody reads a stream half-closed
             return False
         self._eof = True
         return True

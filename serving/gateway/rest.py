@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
 from serving.gateway.errand import rest_errand
 from serving.gateway.extensions import extensions
+from serving.gateway.generate import generate, generate_stream
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
 from serving.gateway.model_config import config_of
@@ -86,6 +88,8 @@ class RestApi:
                 return _get(head, lambda connection: self._model_config(connection, model, version))
             case ["stats"]:
                 return self._statistics(head, model, version)
+            case ["generate" | "generate_stream" as verb]:
+                return self._generate(head, model, version, generate if verb == "generate" else generate_stream)
             case ["infer"]:
                 if head.inference_header_length == -1:
                     try:
@@ -100,6 +104,11 @@ class RestApi:
         return _NOT_FOUND
 
     # Predictions ---------------------------------------------------------------------------------------------------
+
+    def _generate(self, head: Head, model: str, version: str, run: Callable[..., None]) -> Action:
+        if head.content_encoding not in (b"", b"identity"):
+            return _post(head, _unsupported_coding(Unsupported(f"Unsupported compression type: {run.__name__} takes none"), b"identity"))
+        return _post(head, Action(lambda connection, head, body: run(self._service, connection, body, model, version)))
 
     def _infer(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
         service = self._service
@@ -255,9 +264,9 @@ def _failing(error: ServingError) -> Action:
     return Action(lambda connection, head, body: connection.fail(error))
 
 
-def _unsupported_coding(error: Unsupported) -> Action:
+def _unsupported_coding(error: Unsupported, accepted: bytes = b"gzip, deflate") -> Action:
     status, _, body = describe(error, "content_encoding")
-    return Action(lambda connection, head, _: connection.respond(status, JSON, body, b"Accept-Encoding: gzip, deflate\r\n"))
+    return Action(lambda connection, head, _: connection.respond(status, JSON, body, b"Accept-Encoding: %s\r\n" % accepted))
 
 
 _NOT_FOUND = Action(lambda connection, head, body: connection.respond(404, JSON, error_json(metadata.NOT_FOUND)))

@@ -85,6 +85,17 @@ class Count:
                 Path(self.folder, name).write_text(ended)
 
 
+class Speak:
+    """Says the prompt as often as it is told to, then fails where it is told to."""
+
+    def predict(self, inputs, parameters):
+        assert inputs["STREAM"].shape == (1,)
+        for n in range(parameters.get("REPETITION", 1)):
+            yield {"TEXT": inputs["PROMPT"]}, {"n": n}
+        if parameters.get("FAIL_LAST"):
+            raise RuntimeError("An Error Occurred")
+
+
 class Rows:
     """Gives no dict where it is asked for the row 13, one dict for even ones, and an iterator for odd ones."""
 
@@ -132,6 +143,9 @@ def plan(directory: Path, gate: Path) -> HostPlan:
 
     number = TensorSpec("n", DType.INT32, (1,))
     many = Signature((number,), (TensorSpec("i", DType.INT32, (-1,)),), 8)
+    speak = Signature(
+        (TensorSpec("PROMPT", DType.BYTES, (-1,)), TensorSpec("STREAM", DType.BOOL, (1,))), (TensorSpec("TEXT", DType.BYTES, (-1,)),)
+    )
     pair = signature(DType.INT32, ("a", "b"), ("sum", "difference"), (16,), 8)
     return HostPlan(
         (
@@ -144,6 +158,7 @@ def plan(directory: Path, gate: Path) -> HostPlan:
             version("count", "Count", many, max_streams=40),
             version("few", "Count", many, max_streams=2, max_queue_requests=3),
             version("rows", "Rows", many),
+            version("speak", "Speak", speak),
             version("told", "Told", signature(DType.FP32, ("x",), ("y",), (2,), 8), execution="thread", max_delay_s=0.002),
             version("whole", "Whole", signature(DType.FP32, ("x",), ("y",), (-1, -1), 0)),
         )
