@@ -19,7 +19,7 @@ FRAMES = st.one_of(
     st.builds(_frame, st.just(wire.REQUESTS), st.integers(0, 5), st.just(wire.REQUEST.size), st.binary(max_size=300)),
     st.builds(_frame, st.just(wire.RESPONSES), st.integers(0, 5), st.just(wire.RESPONSE.size), st.binary(max_size=300)),
     st.builds(_frame, st.just(wire.DEFINE), st.just(1), st.just(4), st.binary(max_size=50)),
-    st.builds(_frame, st.just(wire.FREE), st.integers(0, 9), st.just(8), st.just(b"")),
+    st.builds(_frame, st.sampled_from([wire.FREE, wire.TAKEN]), st.integers(0, 9), st.just(8), st.just(b"")),
     st.builds(_frame, st.sampled_from([wire.HELLO, wire.PING, wire.PONG, wire.DRAIN]), st.just(1), st.just(0), st.binary(max_size=9)),
 )
 
@@ -53,7 +53,7 @@ def test_garbage_is_frames_or_a_decode_error_and_nothing_else(data: bytes) -> No
     reader = FrameReader()
     try:
         for frame in reader.feed(data):
-            assert 1 <= frame.kind <= 9
+            assert wire.HELLO <= frame.kind <= wire.TAKEN
     except DecodeError:
         pass
     else:
@@ -90,5 +90,7 @@ def test_any_number_of_keys_and_offsets_fits_into_as_many_frames_as_it_takes(cou
     reader = FrameReader()
     frames = list(reader.feed(wire.encode_keys(wire.CANCEL, list(range(count)))))
     assert [key for f in frames for (key,) in wire.KEY.iter_unpack(f.table)] == list(range(count))
+    frames = list(reader.feed(wire.encode_taken({key: key & 3 for key in range(count)})))
+    assert [take for f in frames for take in wire.TAKE.iter_unpack(f.table)] == [(key, key & 3) for key in range(count)]
     frames = list(reader.feed(wire.encode_offsets([n << 33 for n in range(count)])))
     assert [offset for f in frames for (offset,) in wire.OFFSET.iter_unpack(f.table)] == [n << 33 for n in range(count)]
