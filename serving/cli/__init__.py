@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import bench, control, credentials, keys, plan, record, schema, up, validate
+from serving.cli import bench, certs, control, credentials, keys, plan, record, schema, up, validate
 
 app = typer.Typer(
     name="serving",
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 app.callback()(credentials.options)
-for _module in (up, plan, control, record, keys, validate, schema, bench):
+for _module in (up, plan, control, record, keys, certs, validate, schema, bench):
     _module.register(app)
 
 

@@ -23,8 +23,10 @@ from serving.cli.output import fail, print_lines, say
 from serving.cli.repository import REPOSITORY_HELP, print_warnings, survey
 from serving.cluster import environment, leftovers
 from serving.cluster.boot import RUN_PREFIX, Boot, ModelControlMode
+from serving.errors import InvalidArgument
 from serving.plan import Target
 from serving.spec import InvalidSpec, load
+from serving.tls import ServerCertificate
 
 STATE_DIR_HELP = "Where revisions and logs are kept. Default: $XDG_STATE_HOME/serving, else ~/.local/state/serving."
 
@@ -43,6 +45,9 @@ def up(
     state_dir: Annotated[Path | None, typer.Option(help=STATE_DIR_HELP)] = None,
     access: Annotated[str, typer.Option(help="on or off: ask for keys and tokens, whatever the files say.")] = "",
     allow_client_shm: Annotated[bool, typer.Option("--allow-client-shm", help="As client_shared_memory: true in a file.")] = False,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file with the server's certificate: every port speaks TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key; left out: it is in the same file.")] = None,
+    tls_client_ca: Annotated[Path | None, typer.Option(help="PEM file of a CA: clients have to show a certificate of it.")] = None,
     ray_address: Annotated[str, typer.Option(help="A Ray that runs already; none: one of our own is started.")] = "",
     model_repository: Annotated[list[Path] | None, typer.Option(metavar="DIR", help=REPOSITORY_HELP)] = None,
     model_control: Annotated[
@@ -67,6 +72,7 @@ def up(
     print_warnings(found.notes)
     if allow_client_shm:
         target = _with_client_shm(target)
+    tls = _tls(tls_cert, tls_key, tls_client_ca)
     state = (state_dir or default_state_dir()).absolute()
     _warn(host, access, target)
     _lock(state)
@@ -85,6 +91,7 @@ def up(
         engine=secrets.token_hex(8),
         started=started,
         access=access,
+        **tls,
         author=user_name(),
         model_control=model_control,
         repositories=tuple(str(folder.absolute()) for folder in model_repository or []),
@@ -108,6 +115,21 @@ def _with_client_shm(target: Target | None) -> Target:
 def _write_secret(file: Path) -> None:
     file.touch(0o600)
     file.write_text(secrets.token_hex(32))
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> dict[str, str]:
+    """Return what a Boot is told of TLS; end the command where the files cannot be used."""
+    if certificate is None:
+        if key or client_ca:
+            fail("--tls-key and --tls-client-ca need --tls-cert")
+        return {}
+    files = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": client_ca}
+    paths = {name: str(path.absolute()) if path else "" for name, path in files.items()}
+    try:
+        ServerCertificate(paths["tls_certificate"], paths["tls_key"], paths["tls_client_ca"])
+    except InvalidArgument as error:
+        fail(error.message)
+    return paths
 
 
 def _warn(host: str, access: str, target: Target | None) -> None:

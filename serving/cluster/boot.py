@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
+from serving.access.settings import TlsSettings
 from serving.control.ports import YamlText
 from serving.plan import Target
+from serving.tls import ServerCertificate
 
 ModelControlMode = Literal["none", "explicit"]
 
@@ -23,6 +25,7 @@ class Boot:
     ray_address   a Ray that is there, or "" for one of our own
     engine        tag of this start; every process of it has it in its environment as SERVING_ENGINE
     access        "on" or "off" whatever the YAML says, "": as it says
+    tls_*         paths of PEM files; with a certificate every port speaks TLS
     started       when the command was given, on the machine's monotonic clock in seconds
     author        who gave it
     model_control "explicit": clients may load and unload models
@@ -40,6 +43,9 @@ class Boot:
     engine: str
     started: float
     access: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
     author: str = "up"
     model_control: ModelControlMode = "none"
     repositories: tuple[str, ...] = ()
@@ -65,6 +71,17 @@ class Boot:
     def texts_file(self) -> Path:
         return Path(self.run_dir) / "files.json"
 
+    def secured(self, tls: TlsSettings) -> Self:
+        """Return the boot with the certificates of the settings, where the command gave none."""
+        if self.tls_certificate or not tls.certificate:
+            return self
+        return replace(self, tls_certificate=tls.certificate, tls_key=tls.key, tls_client_ca=tls.client_ca)
+
+    @property
+    def certificate(self) -> ServerCertificate | None:
+        """Return what a server of this engine shows, None without TLS. Raises InvalidArgument."""
+        return ServerCertificate(self.tls_certificate, self.tls_key, self.tls_client_ca) if self.tls_certificate else None
+
     @property
     def access_forced(self) -> bool | None:
         return None if not self.access else self.access == "on"
@@ -84,11 +101,13 @@ class Boot:
     @property
     def urls(self) -> dict[str, str]:
         host = f"[{self.host}]" if ":" in self.host else self.host
+        tls = "s" if self.tls_certificate else ""
+        http = f"http{tls}"
         return {
-            "rest": f"http://{host}:{self.http_port}",
-            "grpc": f"grpc://{host}:{self.grpc_port}",
-            "metrics": f"http://{host}:{self.metrics_port}/metrics",
-            "control": f"http://{host}:{self.control_port}",
+            "rest": f"{http}://{host}:{self.http_port}",
+            "grpc": f"grpc{tls}://{host}:{self.grpc_port}",
+            "metrics": f"{http}://{host}:{self.metrics_port}/metrics",
+            "control": f"{http}://{host}:{self.control_port}",
         }
 
 

@@ -28,6 +28,9 @@ class Edge:
                 host=told.host,
                 slots=slots,
                 edge=mode,
+                tls_certificate=told.tls_certificate,
+                tls_key=told.tls_key,
+                tls_client_ca=told.tls_client_ca,
             )
         )
         try:

@@ -34,9 +34,11 @@ ANSWER_S = 5.0
 
 def serve(session: Session) -> int:
     """Run one engine on the Ray that this process is connected to, until it is to stop; return the exit code."""
+    target = _target(session)
+    session.boot = session.boot.secured(target.settings.tls)
     engine = Engine(session)
     try:
-        engine.start(_target(session))
+        engine.start(target)
         status = engine.wait()
         if status is not None:
             failed = status["failed"]

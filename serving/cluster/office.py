@@ -58,7 +58,7 @@ class Office:
         ]
         guard = Guard(keyring, lambda: self._runner.target.settings)
         app = create_app(self._runner, _parse, down.touch, about, routers, guard)
-        self._api = ApiServer(app, told.host, told.control_port)
+        self._api = ApiServer(app, told.host, told.control_port, told.certificate)
         source = ModelFiles(map(Path, told.repositories), Path(told.state_dir) / SENT)
         models = ModelControl(self._runner, source, told.model_control == "explicit")
         self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {**models.handlers, **handlers(self._runner)})

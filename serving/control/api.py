@@ -38,6 +38,7 @@ from serving.control.ports import YamlText
 from serving.control.runner import Runner
 from serving.errors import Code, ServingError, Unavailable
 from serving.plan import Target, fingerprint
+from serving.tls import ServerCertificate
 
 log = logging.getLogger(__name__)
 
@@ -185,8 +186,12 @@ def _is_ours(name: str) -> bool:
 class ApiServer:
     """Serves the app in a thread of its own."""
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+    def __init__(self, app: FastAPI, host: str, port: int, certificate: ServerCertificate | None = None) -> None:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, loop="asyncio")
+        if certificate is not None:
+            config.load()
+            config.ssl = certificate.context
+        self._certificate = certificate
         self._server = uvicorn.Server(config)
         self._address = (host, port)
         self._thread: threading.Thread | None = None
@@ -202,6 +207,8 @@ class ApiServer:
             listener.close()
             raise Unavailable(f"control port {self._address[1]} on {self._address[0]}: {error.strerror}") from error
         listener.listen(128)
+        if self._certificate is not None:
+            self._certificate.follow()
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="control api", daemon=True)
         self._thread.start()
 
@@ -212,5 +219,7 @@ class ApiServer:
 
     def stop(self) -> None:
         self._server.should_exit = True
+        if self._certificate is not None:
+            self._certificate.close()
         if self._thread is not None:
             self._thread.join(5.0)

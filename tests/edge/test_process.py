@@ -98,13 +98,13 @@ def write(path: str, content: str) -> None:
     Path(path).write_text(content)
 
 
-async def test_what_haproxy_says_comes_with_the_error(edge: Edge) -> None:
-    with pytest.raises(Unavailable, match=r"HAProxy does not start: .*unable to stat SSL certificate|HAProxy does not start: .*edge\.pem"):
+async def test_a_certificate_that_is_none_is_told_before_haproxy_starts(edge: Edge) -> None:
+    with pytest.raises(InvalidArgument, match=r"TLS: .*test_process\.py and its key cannot be used"):
         await edge.start(tls_certificate=__file__)
 
 
 async def test_a_certificate_that_cannot_be_read_is_named(edge: Edge) -> None:
-    with pytest.raises(InvalidArgument, match=r"cannot read the TLS file /nowhere/c\.pem: No such file"):
+    with pytest.raises(InvalidArgument, match=r"TLS: /nowhere/c\.pem: No such file"):
         await edge.start(tls_certificate="/nowhere/c.pem")
 
 
