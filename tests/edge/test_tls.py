@@ -40,7 +40,7 @@ async def test_metrics_speak_tls_as_all_ports_do(edge: Edge, certs: Path) -> Non
         assert "serving_edge_up 1.0" in (await client.get(url)).text
     for stranger in (trust(certs, "one"), trust(certs, "one", "two")):
         async with httpx.AsyncClient(verify=stranger) as client:
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises((httpx.TransportError, ssl.SSLError)):
                 await client.get(url)
     async with httpx.AsyncClient() as client:
         with pytest.raises(httpx.TransportError):
@@ -59,7 +59,7 @@ async def test_clients_of_a_new_ca_come_in_without_a_restart(edge: Edge, certs: 
         async with httpx.AsyncClient(verify=trust(certs, "one", own)) as client:
             try:
                 return (await client.get(f"https://localhost:{edge.config.http_port}/v2")).status_code == 200
-            except httpx.TransportError:
+            except (httpx.TransportError, ssl.SSLError):
                 return False
 
     assert await comes_in("one")
