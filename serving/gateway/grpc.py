@@ -12,6 +12,7 @@ from typing import cast
 
 from serving import VERSION
 from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupported, from_code
+from serving.gateway import reflection
 from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
 from serving.gateway.errand import grpc_errand
@@ -20,16 +21,18 @@ from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
 from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
+from serving.gateway.reflection import ReflectionStream
 from serving.gateway.repository import Repository
 from serving.gateway.service import Service
 from serving.gateway.special import SpecialCall
 from serving.gateway.statistics import Statistics
-from serving.gateway.stream import InferStream, WatchStream, check_version
+from serving.gateway.stream import InferStream, WatchStream, check_streams, check_version
 from serving.gateway.wishes import WishDesk, grpc_actions
 from serving.inference import Buffer, InferResponse
 from serving.protocol import messages, model_config, statistics
+from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, grpc_response_encoding
 from serving.protocol.grpc import GrpcPlan
-from serving.protocol.grpc_frame import MessageReader, decompress, parse_timeout, whole_message
+from serving.protocol.grpc_frame import MessageReader, decompress, parse_timeout, prefixed_compressed, whole_message
 from serving.protocol.grpc_head import Splitter
 from serving.protocol.messages import Health
 
@@ -49,9 +52,9 @@ class GrpcApi:
         self._fail = out.fail
         self._write = out.answer
         self._split = Splitter().split
-        self._streams: set[InferStream | WatchStream] = set()
+        self._streams: set[InferStream | WatchStream | ReflectionStream] = set()
         wishes = grpc_actions(WishDesk(service, desk), out, self.message)
-        self._actions = {INFERENCE + method: action for method, action in wishes.items()}
+        self._actions = {INFERENCE + method: action for method, action in wishes.items()} | reflection.actions(out, self._streams)
         self._unary: dict[str, Callable[[Buffer], bytes]] = {
             INFERENCE + "ServerLive": lambda message: messages.server_live(True),
             INFERENCE + "ServerReady": lambda message: messages.server_ready(self._service.ready),
@@ -66,7 +69,9 @@ class GrpcApi:
         """Return the action of a method's path; unknown ones answer UNIMPLEMENTED."""
         path = head.path
         if path == INFERENCE + "ModelInfer":
-            return Action(self._infer, self._answer, self._fail)
+            encoding = grpc_response_encoding(_header(head, b"grpc-encoding"), _header(head, b"grpc-accept-encoding"))
+            answer = partial(self._answer_compressed, encoding) if encoding else self._answer
+            return Action(self._infer, answer, self._fail)
         if path == INFERENCE + "ModelStreamInfer":
             return Action(self._open_infer_stream, None, self._fail, streams=True)
         if path == HEALTH + "Watch":
@@ -129,6 +134,23 @@ class GrpcApi:
             return
         self._write(connection, parts)
 
+    def _answer_compressed(self, encoding: Encoding, connection: GrpcExchange, call: Call, response: InferResponse) -> None:
+        """Answer a client that compresses what it sends."""
+        layout = response.layout
+        if response.code is not Code.OK or layout is None or layout.payload_bytes < MIN_RESPONSE_BYTES:
+            self._answer(connection, call, response)
+            return
+        try:
+            parts = call.served.grpc.encode(cast(GrpcPlan, call.plan), response)
+        except ServingError as error:
+            self._fail(connection, error)
+            return
+        if layout.payload_bytes < OFFLOAD_BYTES:
+            self._out.answer_compressed(connection, prefixed_compressed(parts, encoding), encoding)
+        else:
+            work = partial(prefixed_compressed, parts, encoding)
+            offload(connection, work, lambda data: self._out.answer_compressed(connection, data, encoding))
+
     def message(self, head: Head, body: Buffer) -> Buffer:
         """Return the one message of a unary call. Raises DecodeError where the body is not exactly one."""
         whole = whole_message(body)
@@ -145,13 +167,13 @@ class GrpcApi:
     # Streams -------------------------------------------------------------------------------------------------------
 
     def _open_infer_stream(self, connection: GrpcExchange, head: Head, body: Buffer) -> None:
-        _check_streams(connection)
+        check_streams(connection)
         stream = InferStream(self._service, self._split, connection, self._out, head, self._streams)
         if connection.host.draining:
             stream.drain()
 
     def _open_watch(self, connection: GrpcExchange, head: Head, body: Buffer) -> None:
-        _check_streams(connection)
+        check_streams(connection)
         name = messages.decode_health(self.message(head, body))
         stream = WatchStream(connection, self._out, self._streams, name, _health(name, self._service.ready))
         if connection.host.draining:
@@ -214,13 +236,11 @@ class GrpcApi:
             raise
 
 
+def _header(head: Head, name: bytes) -> str:
+    return head.headers.get(name, b"").decode("latin-1")
+
+
 def _health(name: str, ready: bool) -> Health:
     if name not in HEALTH_NAMES:
         return Health.SERVICE_UNKNOWN
     return Health.SERVING if ready else Health.NOT_SERVING
-
-
-def _check_streams(connection: GrpcExchange) -> None:
-    """Raise Unsupported for HTTP/1.1 on TCP: there a client that has gone cannot be told from one that only has no more to send."""
-    if not connection.streams:
-        raise Unsupported("streams are served on the gRPC port")

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from serving.errors import ServingError
 from serving.gateway.head import Head
 from serving.gateway.http import HttpConnection
+from serving.gateway.http2_frames import literal
 from serving.gateway.http2_stream import Http2Stream
 from serving.gateway.ports import BodyReader, Exchange, Host
 from serving.inference import Buffer
+from serving.protocol.compression import Encoding
 from serving.protocol.grpc_frame import encode_status_message, prefixed
 from serving.protocol.status import grpc_status
 
@@ -57,6 +59,9 @@ class GrpcOut(Protocol):
     def answer(self, to: Any, parts: list[Buffer]) -> None:
         """Write the one message of a unary call, `parts` without its prefix, and the status OK."""
 
+    def answer_compressed(self, to: Any, data: bytes, encoding: Encoding) -> None:
+        """The same for a message that is compressed; `data` with its prefix."""
+
     def fail(self, to: Any, error: ServingError) -> None:
         """Write a status and no message, where no answer has begun."""
 
@@ -96,6 +101,12 @@ class OverHttp1:
         self._heads[total, close] = head
         return head
 
+    def answer_compressed(self, to: HttpConnection, data: bytes, encoding: Encoding) -> None:
+        close = to.closes()
+        start = _START + b"connection: close\r\n" if close else _START
+        head = start + b"grpc-encoding: %s\r\n\r\n%x\r\n" % (encoding.encode(), len(data))
+        to.write_answer(head, [data, _END_OK], len(data), close)
+
     def fail(self, to: HttpConnection, error: ServingError) -> None:
         close = to.closes()
         lines = [
@@ -127,6 +138,12 @@ class OverHttp2:
 
     def answer(self, to: Http2Stream, parts: list[Buffer]) -> None:
         to.write_unary(parts)
+
+    def answer_compressed(self, to: Http2Stream, data: bytes, encoding: Encoding) -> None:
+        if not to.over:
+            to.wire.write_block(to, to.wire.response_head() + literal(b"grpc-encoding", encoding.encode()), False)
+            to.write_message([data])
+            to.write_trailers(0, b"")
 
     def fail(self, to: Http2Stream, error: ServingError) -> None:
         to.write_refusal(grpc_status(error.code), encode_status_message(error.message), int(error.retry_after_s * 1000))

@@ -10,6 +10,7 @@ from serving import VERSION
 from serving.errors import Code, NotFound, ServingError, Unavailable, Unsupported, from_code
 from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
+from serving.gateway.docs import PAGE
 from serving.gateway.errand import rest_errand
 from serving.gateway.extensions import extensions
 from serving.gateway.generate import generate, generate_stream
@@ -24,7 +25,7 @@ from serving.gateway.statistics import Statistics
 from serving.gateway.wishes import WishDesk, rest_run
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
-from serving.protocol import metadata, model_config, statistics
+from serving.protocol import metadata, model_config, openapi, statistics
 from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, compress, decompress_body, response_encoding, supported
 from serving.protocol.rest import RestPlan, parse_header_length
 from serving.protocol.status import describe, error_json
@@ -56,6 +57,10 @@ class RestApi:
                 return _get(head, self._live)
             case ["v2", "health", "ready"]:
                 return _get(head, self._ready)
+            case ["openapi.json"]:
+                return _get(head, lambda connection: connection.respond(200, JSON, openapi.document(self._service.server_name, VERSION)))
+            case ["docs"]:
+                return _get(head, lambda connection: connection.respond(200, b"text/html; charset=utf-8", PAGE))
             case ["edge", "health"]:
                 return _get(head, self._edge_health)
             case ["v2", "models", "stats"]:

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable, Unsupported
 from serving.gateway.call import Call, Served, StreamCall
@@ -36,13 +36,13 @@ DRAIN_S = 1.0
 """How long a stream may go on after its gateway has begun to leave: one that is never without a request under way, or that has had none."""
 
 
-class _Open:
-    """What both kinds of stream share: the head, messages, the end with its status.
+class Open:
+    """What all kinds of stream share: the head, messages, the end with its status.
 
     Is its connection's `work`, and its `reader` (see `http.BodyReader`).
     """
 
-    def __init__(self, connection: GrpcExchange, out: GrpcOut, streams: set[InferStream | WatchStream]) -> None:
+    def __init__(self, connection: GrpcExchange, out: GrpcOut, streams: set[Any]) -> None:
         self.connection = connection
         self._out = out
         self._streams = streams
@@ -84,7 +84,7 @@ class _Open:
         """Give back what the stream holds."""
 
 
-class InferStream(_Open):
+class InferStream(Open):
     """One ModelStreamInfer call."""
 
     def __init__(
@@ -94,7 +94,7 @@ class InferStream(_Open):
         connection: GrpcExchange,
         out: GrpcOut,
         head: Head,
-        streams: set[InferStream | WatchStream],
+        streams: set[Any],
     ) -> None:
         timeout_s = parse_timeout(connection.grpc_timeout.decode("latin-1")) if connection.grpc_timeout else -1.0
         super().__init__(connection, out, streams)
@@ -318,10 +318,10 @@ class _Slot:
         self.stream.answered()
 
 
-class WatchStream(_Open):
+class WatchStream(Open):
     """One health watch: the status now, then each change."""
 
-    def __init__(self, connection: GrpcExchange, out: GrpcOut, streams: set[InferStream | WatchStream], name: str, status: Health) -> None:
+    def __init__(self, connection: GrpcExchange, out: GrpcOut, streams: set[Any], name: str, status: Health) -> None:
         super().__init__(connection, out, streams)
         self.name = name
         self._last: Health | None = None
@@ -347,3 +347,9 @@ def check_version(version: str) -> None:
     """Raise InvalidArgument where a version that nobody has is not even a number: clients look for that text."""
     if version:
         version_name(version)
+
+
+def check_streams(connection: GrpcExchange) -> None:
+    """Raise Unsupported for HTTP/1.1 on TCP: there a client that has gone cannot be told from one that only has no more to send."""
+    if not connection.streams:
+        raise Unsupported("streams are served on the gRPC port")

@@ -105,6 +105,19 @@ def compress(parts: Iterable[Buffer], encoding: Encoding) -> bytes:
     return b"".join(out)
 
 
+def grpc_response_encoding(grpc_encoding: str, grpc_accept_encoding: str) -> Encoding | None:
+    """Return the encoding for the answer to a gRPC call: that of its own messages, where the client takes it, else None.
+
+    What a client accepts says nothing (libraries name all that they know, on every call); what it uses does.
+    """
+    try:
+        encoding = supported(grpc_encoding)
+    except ServingError:
+        return None
+    accepted = [name.strip() for name in grpc_accept_encoding.lower().split(",")]
+    return encoding if encoding in accepted else None
+
+
 def response_encoding(accept_encoding: str) -> Encoding | None:
     """Return the encoding for an infer answer: gzip or deflate where the header names exactly one of the two, else None.
 

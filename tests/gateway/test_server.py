@@ -219,3 +219,24 @@ def test_a_gateway_that_has_stopped_closes_what_it_is_handed() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     assert server.listen(listener) == 0
     assert listener.fileno() == -1
+
+
+@pytest.mark.parametrize(
+    ("says", "nbytes", "encoding"),
+    [
+        ("grpc-encoding: gzip\r\ngrpc-accept-encoding: identity, deflate, gzip", 4096, "gzip"),
+        ("grpc-encoding: deflate\r\ngrpc-accept-encoding: deflate", 100_000, "deflate"),
+        ("grpc-encoding: gzip\r\ngrpc-accept-encoding: identity, deflate, gzip", 400, None),
+        ("grpc-encoding: gzip\r\ngrpc-accept-encoding: identity", 4096, None),
+        ("grpc-accept-encoding: gzip", 4096, None),
+        ("grpc-encoding: br\r\ngrpc-accept-encoding: br", 4096, None),
+    ],
+)
+async def test_a_grpc_answer_is_compressed_as_its_request(gateway: LoneGateway, says: str, nbytes: int, encoding: str | None) -> None:
+    request = post(f"{SERVICE}ModelInfer", big_message(nbytes), f"{GRPC}\r\n{says}", "connection: close")
+    (answer,) = answers(await exchange(gateway, request, edge=True))
+    assert answer.trailers["grpc-status"] == "0"
+    assert answer.headers.get("grpc-encoding") == encoding
+    flag, size = answer.body[0], len(answer.body) - 5
+    assert flag == (1 if encoding else 0)
+    assert (size < nbytes // 4) == (encoding is not None)
