@@ -18,7 +18,7 @@ from serving.inference import InferRequest, InferResponse
 from serving.protocol.generate import GenerateCodec
 from serving.protocol.grpc import GrpcCodec
 from serving.protocol.rest import RestCodec
-from serving.protocol.sequence import SequenceGrpcCodec, SequenceRestCodec
+from serving.protocol.sequence import SequenceGenerateCodec, SequenceGrpcCodec, SequenceRestCodec
 from serving.tensor import Signature
 
 
@@ -165,6 +165,7 @@ class Served:
     key            "model/version", as in frames and `set_peers`
     at_most_once   a call is never sent twice (from the route)
     decoupled      a call has any number of answers; `call` is the kind of it
+    sequences      its model keeps sequences
     loads          what is under way, by urgency
     tally          counts; outlives this object
     mirror         copies its requests to shadows, where its route has some
@@ -184,6 +185,7 @@ class Served:
         "platform",
         "pool",
         "rest",
+        "sequences",
         "signature",
         "tally",
         "version",
@@ -198,12 +200,13 @@ class Served:
         self.platform = platform
         self.pool = pool
         self.tally = tally
-        sequences = bool(self.details.get("sequence"))
+        self.sequences = sequences = bool(self.details.get("sequence"))
         rest = SequenceRestCodec if sequences else RestCodec
         grpc = SequenceGrpcCodec if sequences else GrpcCodec
         self.rest: RestCodec = rest(model, version, signature, max_json_bytes=max_json_bytes)
         self.grpc: GrpcCodec = grpc(model, version, signature)
-        self.generate = GenerateCodec(model, version, signature, max_json_bytes=max_json_bytes)
+        generate = SequenceGenerateCodec if sequences else GenerateCodec
+        self.generate: GenerateCodec = generate(model, version, signature, max_json_bytes=max_json_bytes)
         self.at_most_once = False
         self.decoupled = says_decoupled(description)
         self.call: type[Call] = StreamCall if self.decoupled else Call

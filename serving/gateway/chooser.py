@@ -41,12 +41,15 @@ class Chooser:
     __slots__ = (
         "_at",
         "_conditions",
+        "_given",
         "_in_turn",
         "_keyed",
         "_names",
         "_of_rule",
         "_reader",
+        "_reads",
         "_salt",
+        "_sequences",
         "_sticky",
         "_targets",
         "holder",
@@ -60,13 +63,17 @@ class Chooser:
         self._names = list(dict.fromkeys([*shares, *(r.version for r in traffic.rules)]))
         places = {version: i for i, version in enumerate(self._names)}
         self._in_turn = array("i", [places[v] for v in parts_in_turn(shares)])
-        self._keyed = array("i", [places[v] for v in keyed_parts(shares)]) if traffic.sticky else self._in_turn
+        self._keyed = array("i", [places[v] for v in keyed_parts(shares)])
         self._conditions = Conditions(traffic.rules)
         self._of_rule = [places[r.version] for r in traffic.rules]
         self._sticky = traffic.sticky
         self._salt = route.endpoint.encode() + b"\0"
         by_parameter = self._conditions.parameters or (traffic.sticky is not None and traffic.sticky.by == "parameter")
-        self._reader = reader if by_parameter else None
+        self._reads = reader if by_parameter else None
+        self._given = reader
+        self._reader = self._reads
+        self._sequences = False
+        """A version keeps sequences: each of them stays with one version."""
         self._targets: list[Served | None] = []
         self.holder: Served | None = None
         """Who answers for the endpoint as a whole: the stable version, or its stand-in."""
@@ -81,6 +88,8 @@ class Chooser:
         stable = there[route.stable]
         instead = stable if stable in ready else max(ready, key=lambda s: shares.get(s.version, 0), default=stable)
         self.holder = instead
+        self._sequences = any(s is not None and s.sequences for s in there.values())
+        self._reader = self._given if self._sequences else self._reads
         self._targets = [s if (s := there[v]) in ready else instead or s for v in self._names]
 
     def pick(self, asker: Asker, said: Said | None) -> Served | None:
@@ -117,12 +126,16 @@ class Chooser:
                 return self._of_rule[rule]
         sticky = self._sticky
         if sticky is None:
-            return _IN_TURN
+            return self._of_sequence(parameters)
         if sticky.by == "address":
             return _BY_ADDRESS
         value: object = head.headers.get(sticky.name.encode()) if sticky.by == "header" else parameters.get(sticky.name)
         key = key_bytes(value) if value is not None else b""
-        return self._keyed[point_of(self._salt, key)] if key else _IN_TURN
+        return self._keyed[point_of(self._salt, key)] if key else self._of_sequence(parameters)
+
+    def _of_sequence(self, parameters: Parameters) -> int:
+        id = parameters.get("sequence_id") if self._sequences else None
+        return self._keyed[point_of(self._salt, key_bytes(id))] if id else _IN_TURN
 
     def __repr__(self) -> str:
         return f"Chooser({self.route.endpoint}, {self.route.shares})"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from serving.errors import ServingError
 from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Owner, Served, StreamCall
-from serving.inference import InferRequest, InferResponse, Layout
+from serving.inference import InferRequest, InferResponse, Layout, SequenceRequest
 from serving.routing import POINTS, Route, Shadow
 
 SHADOW_S = 30.0
@@ -106,7 +106,10 @@ class _Copies:
         fits = self._fits.get(served.version)
         if fits is None:
             theirs, ours = served.signature, target.signature
-            fits = self._fits[served.version] = (theirs.inputs, theirs.max_batch_size > 0) == (ours.inputs, ours.max_batch_size > 0)
+            fits = (theirs.inputs, theirs.max_batch_size > 0) == (ours.inputs, ours.max_batch_size > 0) and (
+                served.sequences or not target.sequences
+            )
+            self._fits[served.version] = fits
         if not fits:
             target.tally.reject("shadow_inputs")
             return
@@ -125,6 +128,8 @@ class _Copies:
                 if target is not None:
                     layout = self._layout_of(request.layout, target)
                     copy = InferRequest(request.model, self.version, layout, request.payload, "", deadline, PATIENT_PRIORITY)
+                    if isinstance(request, SequenceRequest):
+                        copy = SequenceRequest(copy, request.step)
                     self._service.submit(target, copy, self, None, "shadow")
                     continue
             except ServingError:

@@ -23,7 +23,7 @@ from time import monotonic
 from typing import cast
 
 from serving.access.settings import AccessRules
-from serving.errors import Code, DeadlineExceeded, QueueFull, ReplicaLost, ServingError, TooManyRequests, Unavailable
+from serving.errors import Code, DeadlineExceeded, QueueFull, QueueTimeout, ReplicaLost, ServingError, TooManyRequests, Unavailable
 from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Channel, Owner, Served, StreamCall, StreamOwner
 from serving.gateway.chooser import Asker, Said
@@ -50,6 +50,7 @@ MAX_WAITING = 4096
 STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
 DEADLINE = "Deadline Exceeded"
 QUEUE_FULL = "Exceeds maximum queue size"
+TIMEOUT = "Request timeout expired"
 
 
 class Service:
@@ -161,7 +162,7 @@ class Service:
         """Send the request on its way. `owner.answer` is called later, once, never from here.
 
         Raises Unavailable (draining, bounds, no replica), DeadlineExceeded, QueueFull: the queues of the replicas or the ways to them
-        are full, or the answer would come after the deadline, the start after the request's time-out.
+        are full, or the answer would come after the deadline. QueueTimeout: it would start after its time-out.
         """
         channel = served.pool.pick()
         payload_bytes = request.layout.payload_bytes
@@ -291,14 +292,18 @@ class Service:
             load.full(now)
 
     def _check_queue(self, served: Served, load: Load, request: InferRequest, now: float) -> None:
-        """Raise QueueFull for a request that would not be served, or in vain."""
+        """Raise QueueFull for a request that would not be served, or in vain; QueueTimeout where its time-out says so."""
         if load.capped(now):
             served.tally.reject("queue_full")
             raise QueueFull(QUEUE_FULL, retry_after_s=1.0)
         answer_s, start_s = load.forecast(now)
         deadline = request.deadline
-        late_s = max(answer_s - (deadline - now) if deadline else 0.0, start_s - request.timeout_us * 1e-6 if request.timeout_us else 0.0)
+        overdue_s = start_s - request.timeout_us * 1e-6 if request.timeout_us else 0.0
+        late_s = max(answer_s - (deadline - now) if deadline else 0.0, overdue_s)
         if late_s > 0.0:
+            if late_s == overdue_s:
+                served.tally.reject("late")
+                raise QueueTimeout(f"{TIMEOUT}: the request would start {late_s * 1e3:.1f} ms late", retry_after_s=late_s)
             served.tally.reject("late")
             raise QueueFull(f"{QUEUE_FULL}: the request would be {late_s * 1e3:.1f} ms late", retry_after_s=late_s)
 

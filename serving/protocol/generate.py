@@ -18,6 +18,7 @@ from serving.inference import Buffer, InferRequest, InferResponse
 from serving.protocol import control, json_tensor
 from serving.protocol.check import Contract, shape_text
 from serving.protocol.json_text import parse
+from serving.sequence import Step
 from serving.tensor import ANY, Signature, TensorSpec, element_count
 
 ONE_EXPECTED: Final = (
@@ -83,7 +84,12 @@ class GenerateCodec:
         accepted = self._contract.accept(tuple(given.names), tuple(given.labels), tuple(given.shapes), (), told.parameters)
         layout = accepted.layout_of(tuple(len(b) for b in given.buffers))
         buffers = given.buffers if accepted.order is None else [given.buffers[i] for i in accepted.order]
-        return InferRequest(self.model, self.version, layout, buffers, id, 0.0, told.priority, told.timeout_us), GeneratePlan(id)
+        request = InferRequest(self.model, self.version, layout, buffers, id, 0.0, told.priority, told.timeout_us)
+        return self._of(request, told.step), GeneratePlan(id)
+
+    def _of(self, request: InferRequest, step: Step | None) -> InferRequest:
+        """Return the request as the model needs it: sequences count for those that keep them."""
+        return request
 
     def encode(self, plan: GeneratePlan, response: InferResponse) -> bytes:
         """Return one answer as a JSON object. Raises ModelFailed, and InvalidArgument for tensors that JSON cannot say."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from serving.errors import InvalidArgument
 from serving.inference import Buffer, InferRequest, SequenceRequest
 from serving.protocol.check import Accepted
+from serving.protocol.generate import GenerateCodec
 from serving.protocol.grpc import GrpcCodec, GrpcPlan
 from serving.protocol.grpc import Known as KnownGrpc
 from serving.protocol.grpc_head import GrpcHead
@@ -46,6 +47,13 @@ class SequenceGrpcCodec(GrpcCodec):
         self, accepted: Accepted, sizes: tuple[int, ...], buffers: list[Buffer], plan: GrpcPlan, known: KnownGrpc
     ) -> InferRequest:  # fmt: skip
         return _of(super()._request(accepted, sizes, buffers, plan, known), known.step)
+
+
+class SequenceGenerateCodec(GenerateCodec):
+    """See `GenerateCodec`; requests are `SequenceRequest`s."""
+
+    def _of(self, request: InferRequest, step: Step | None) -> InferRequest:
+        return _of(request, step)
 
 
 def _of(request: InferRequest, step: Step | None) -> SequenceRequest:

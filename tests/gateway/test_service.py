@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.errors import Code, DeadlineExceeded, NotFound, QueueFull, ServingError, Unavailable
+from serving.errors import Code, DeadlineExceeded, NotFound, QueueFull, QueueTimeout, ServingError, Unavailable
 from serving.gateway.call import Call, Description, Served
 from serving.gateway.local import LocalChannel
 from serving.gateway.service import Service
@@ -407,8 +407,11 @@ async def test_a_request_that_would_be_late_is_refused_at_the_door() -> None:
         calls[1].started -= 41
         replica.seen[1].answer(queue_us=40_000_000, compute_us=1_000_000)
         await stage.owner.wait(1)
-        for hurry in ({"deadline": monotonic() + 10}, {"timeout_us": 10_000_000}):
-            with pytest.raises(QueueFull, match=r"would be \d+\.\d ms late") as e:
+        for hurry, text in (
+            ({"deadline": monotonic() + 10}, r"^Exceeds maximum queue size: the request would be \d+\.\d ms late"),
+            ({"timeout_us": 10_000_000}, r"^Request timeout expired: the request would start \d+\.\d ms late"),
+        ):
+            with pytest.raises((QueueFull, QueueTimeout), match=text) as e:
                 stage.submit(**hurry)
             assert e.value.retry_after_s > 5
         assert stage.rejected() == {"late": 2}
