@@ -217,6 +217,7 @@ def _policy(policy: BatchPolicy) -> tuple[list[str], list[str]]:
         "max_queue_requests": f"{policy.max_queue_requests}",
         "max_queue_mb": f"{policy.max_queue_bytes / (1 << 20):g}",
         "timeout_ms": f"{policy.timeout_s * 1000:g}",
+        "max_streams": f"{policy.max_streams}",
         "at_most_once": "false" if policy.isolate else "true",
     }
     return list(values), list(values.values())

@@ -192,6 +192,12 @@ class BatchingFace(Face):
         le=86_400_000,
         description="Longest time in the queue of a request that names none itself. 0: no bound.",
     )
+    max_streams: int = Field(
+        default=_policy.max_streams,
+        ge=1,
+        le=4096,
+        description="Requests of a decoupled model that run at once in a replica, each in a thread of its own; others wait in the queue.",
+    )
 
 
 class SequenceFace(Face):
@@ -315,6 +321,10 @@ class SharedFace(Face):
         default=None, description="What the model takes and gives. May be left out where the artefact tells it (.pt2, .onnx)."
     )
     batching: BatchingFace = Field(default_factory=BatchingFace, description="How requests are joined into batches.")
+    decoupled: bool = Field(
+        default=False,
+        description="true: predict of a Python class returns an iterator of any number of answers. A generator function needs no word.",
+    )
     execution: Execution = Field(
         default=_policy.execution,
         description="inline: in the replica's own loop, for models of some 100 µs; thread: beside it, for all others.",

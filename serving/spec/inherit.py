@@ -31,6 +31,10 @@ class Inherited:
         return self._giver("execution").execution
 
     @property
+    def decoupled(self) -> bool:
+        return self._giver("decoupled").decoupled
+
+    @property
     def at_most_once(self) -> bool:
         return self._model.at_most_once
 

@@ -106,6 +106,7 @@ def deployment(v: Inherited, folder: Path) -> DeploymentTarget:
         batching=_policy(v.batching, v),
         threads=resources.threads,
         warm_up=tuple(v.warm_up.batch_sizes),
+        decoupled=v.decoupled,
         sequence=SequencePolicy(v.sequence.max_idle_s, v.sequence.max_sequences) if v.sequence else None,
     )
     return DeploymentTarget(
@@ -159,6 +160,7 @@ def _policy(face: BatchingFace, v: Inherited) -> BatchPolicy:
         timeout_s=face.timeout_ms / 1000,
         execution=v.execution,
         isolate=not v.at_most_once,
+        max_streams=face.max_streams,
     )
 
 

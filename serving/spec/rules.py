@@ -155,6 +155,9 @@ def _artefact(v: Inherited, folder: FilePath) -> Iterator[Finding]:
     if runtimes and v.signature is None and ending(path) not in TELLS_SIGNATURE:
         message = f"{dotted(at)}: 'signature' is missing, a {ending(path)} file does not tell it"
         yield Finding((*at, "signature"), message, (here, *v.places("signature")))
+    if v.decoupled and version.runtime != "python":
+        place = v.place("decoupled")
+        yield Finding(place, f"{dotted(place)}: only for runtime python, whose predict may give several answers", ((*at, "runtime"),))
     if version.weights:
         yield from _weights(v, located(folder, version.weights))
 

@@ -197,7 +197,9 @@ def _sequence_batching(config: Any, model: dict[str, Any]) -> Iterator[str]:
 
 
 def _transaction(config: Any, model: dict[str, Any]) -> Iterator[str]:
-    if config.model_transaction_policy.decoupled:
+    if config.model_transaction_policy.decoupled and config.backend == "python":
+        model["decoupled"] = True
+    elif config.model_transaction_policy.decoupled:
         yield "model_transaction_policy.decoupled"
 
 

@@ -53,6 +53,14 @@ class Seen:
         """Answer OK: by default what came in."""
         self.connection.respond([(self.key, payload if payload is not None else self.payload, Code.OK)], queue_us, compute_us, rows)
 
+    def part(self, payload: bytes, flags: int = frame.FLAG_MORE) -> None:
+        """Give one of several answers."""
+        self.connection.respond([(self.key, payload, Code.OK)], flags=flags)
+
+    def over(self) -> None:
+        """Say that there are no more answers."""
+        self.connection.respond([(self.key, b"", Code.OK)], flags=frame.FLAG_EMPTY)
+
     def fail(self, code: Code, message: str) -> None:
         self.connection.respond([(self.key, message.encode(), code)])
 
@@ -80,7 +88,13 @@ class Connection(asyncio.Protocol):
 
     def hello(self) -> None:
         versions = [
-            {"model": k.split("/")[0], "version": k.split("/")[1], "signature": SIGNATURE.to_json(), "platform": self.replica.platform}
+            {
+                "model": k.split("/")[0],
+                "version": k.split("/")[1],
+                "signature": SIGNATURE.to_json(),
+                "platform": self.replica.platform,
+                "details": self.replica.details,
+            }
             for k in self.replica.keys
         ]
         hello = {"protocol": frame.PROTOCOL, "replica": self.replica.id, "versions": versions}
@@ -104,6 +118,9 @@ class Connection(asyncio.Protocol):
             elif f.kind == frame.CANCEL:
                 replica.cancelled += [k for (k,) in frame.KEY.iter_unpack(f.table)]
                 replica.changed()
+            elif f.kind == frame.TAKEN:
+                replica.taken += list(frame.TAKE.iter_unpack(f.table))
+                replica.changed()
             elif f.kind == frame.REQUESTS:
                 self._requests(f)
             else:
@@ -124,12 +141,14 @@ class Connection(asyncio.Protocol):
         assert at == len(f.payload)
         self.replica.changed()
 
-    def respond(self, answers: list[tuple[int, bytes, Code]], queue_us: int = 7, compute_us: int = 11, rows: int = 1) -> None:
+    def respond(
+        self, answers: list[tuple[int, bytes, Code]], queue_us: int = 7, compute_us: int = 11, rows: int = 1, flags: int = 0
+    ) -> None:
         table = b""
         for key, payload, code in answers:
             layout_id = 0 if code else self.define(len(payload))
             retry_ms = 1500 if code == Code.QUEUE_FULL else 0
-            table += frame.RESPONSE.pack(key, layout_id, len(payload), queue_us, compute_us, rows, code, 0, retry_ms)
+            table += frame.RESPONSE.pack(key, layout_id, len(payload), queue_us, compute_us, rows, code, flags, retry_ms)
         payload = b"".join(p for _, p, _ in answers)
         self.transport.write(frame.encode(frame.RESPONSES, len(answers), table, len(payload)) + payload)
 
@@ -153,6 +172,8 @@ class FakeReplica:
         self.silent = False
         self.seen: list[Seen] = []
         self.cancelled: list[int] = []
+        self.taken: list[tuple[int, int]] = []
+        self.details: dict[str, Any] = {}
         self.frames: list[int] = []
         self.pings = 0
         self.hellos: list[Any] = []

@@ -52,7 +52,7 @@ models:
           outputs: [{name: y, dtype: FP32, shape: [2], labels: [cat, dog]}]
     traffic: {stable: 9}
     at_most_once: true
-    batching: {max_batch_size: 64, max_queue_requests: 10, max_queue_mb: 2, timeout_ms: 100}
+    batching: {max_batch_size: 64, max_queue_requests: 10, max_queue_mb: 2, timeout_ms: 100, max_streams: 3}
     resources: {cpus: 2, threads: 4, labels: {zone: a, disk: ssd}}
     warm_up: {batch_sizes: [1, 64]}
 """
@@ -69,8 +69,8 @@ def test_a_file_becomes_a_target(folder: Path) -> None:
     assert target.descriptions == {"mlp": "small", "mlp/10": "bigger"}
     nine, ten = target.deployments
     assert (nine.key, ten.key) == ("mlp/9", "mlp/10")
-    assert nine.plan.batching == BatchPolicy(64, 0.0025, 10, 2 << 20, 0.1, "inline", isolate=False)
-    assert ten.plan.batching == BatchPolicy(64, 0.0, 10, 2 << 20, 0.1, "thread", isolate=False)
+    assert nine.plan.batching == BatchPolicy(64, 0.0025, 10, 2 << 20, 0.1, "inline", isolate=False, max_streams=3)
+    assert ten.plan.batching == BatchPolicy(64, 0.0, 10, 2 << 20, 0.1, "thread", isolate=False, max_streams=3)
     assert nine.plan.signature == Signature(
         (TensorSpec("x", DType.FP32, (64,)), TensorSpec("m", DType.BOOL, (-1,), optional=True)),
         (TensorSpec("y", DType.FP32, (2,), labels=("cat", "dog")),),

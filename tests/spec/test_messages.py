@@ -116,7 +116,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:5:51: unknown key 'sape' in models.mlp.signature.inputs[0]; did you mean 'shape'?"],
     ),
     "empty key": (model("'': 1"), ["f.yaml:4:5: unknown key '' in models.mlp; expected one of description, signature, batching, "
-                                   "execution, replicas, resources, warm_up, sequence, versions, traffic, at_most_once"]),
+                                   "decoupled, execution, replicas, resources, warm_up, sequence, versions, traffic, at_most_once"]),
     # wrong types
     "text for a number": (model("replicas: two"), ["f.yaml:4:15: models.mlp.replicas: expected a whole number, got the text 'two'"]),
     "number in quotes": (
@@ -448,6 +448,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "no such weights": (
         model(version="{artefact: net.py, runtime: torch, entry: Mlp, weights: v.safetensors}"),
         ["f.yaml:3:75: models.mlp.versions.1.weights: 'FOLDER/v.safetensors' does not exist"],
+    ),
+    "several answers of another runtime": (
+        model(version="{artefact: net.py, runtime: torch, entry: Mlp, decoupled: true}"),
+        ["f.yaml:3:77: models.mlp.versions.1.decoupled: only for runtime python, whose predict may give several answers"],
     ),
     "weights of a python model": (
         model(version="{artefact: net.py, runtime: python, entry: Mlp, weights: w.safetensors}"),
