@@ -41,6 +41,9 @@ def need(method: str, path: str) -> tuple[Role, str, bool]:
     match method, parts:
         case _, ["api", "keys", *_]:
             return Role.admin, "", True
+        case "GET" | "HEAD", ["api", "target" | "revisions", *_]:
+            # whole files, with the URLs of webhooks
+            return Role.deployer, "", False
         case "GET" | "HEAD", _:
             return Role.viewer, "", False
         case "POST", ["api", "apply" | "plan"]:

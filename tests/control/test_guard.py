@@ -24,6 +24,8 @@ from tests.control.test_api import EagerCluster
 
 NEEDS = [
     ("GET", "/api/status", (Role.viewer, "", False)),
+    ("GET", "/api/target", (Role.deployer, "", False)),
+    ("GET", "/api/revisions/3", (Role.deployer, "", False)),
     ("GET", "/api/keys", (Role.admin, "", True)),
     ("POST", "/api/keys", (Role.admin, "", True)),
     ("DELETE", "/api/keys/ci", (Role.admin, "", True)),
