@@ -1,7 +1,7 @@
 """statistics: what the sums of all gateways say about each version.
 
 A gateway sees its own requests of each batch. Those of `size` rows hold `size` rows of requests, whoever's they are, so the rows of all
-gateways divided by the size are the number of batches; the time of a batch, counted once for each of its requests, is divided likewise.
+gateways divided by the size are the number of batches; the time of a batch, counted once for each of its rows, is divided likewise.
 Whole while nothing is under way; rounded where a part of a batch was cancelled, failed or is not answered yet.
 """
 
@@ -34,6 +34,7 @@ _NAMES = frozenset(
         "serving_request_duration_seconds",
         "serving_rejected_total",
         "serving_queue_seconds_total",
+        "serving_compute_seconds_total",
         "serving_last_answer_timestamp_seconds",
         "batches",
     }
@@ -45,9 +46,9 @@ class _Counted:
 
     def __init__(self) -> None:
         self.answered = self.failed = self.cancelled = self.rejected = 0
-        self.answered_us = self.failed_us = self.queue_us = 0
+        self.answered_us = self.failed_us = self.queue_us = self.compute_us = 0
         self.last_s = 0.0
-        self.shares: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        self.shares: dict[int, list[int]] = defaultdict(lambda: [0, 0])
 
     def take(self, name: str, labels: dict[str, str], value: object) -> None:
         outcome = labels.get("outcome", "")
@@ -73,6 +74,8 @@ class _Counted:
                 self.rejected += int(value)
             case int() | float() if name == "serving_queue_seconds_total":
                 self.queue_us += _us(value)
+            case int() | float() if name == "serving_compute_seconds_total":
+                self.compute_us += _us(value)
             case int() | float():
                 self.last_s = max(self.last_s, value)
 
@@ -82,19 +85,17 @@ class _Counted:
             success=Sum(self.answered, self.answered_us * 1000),
             fail=Sum(self.failed + self.cancelled + self.rejected, self.failed_us * 1000),
             queue=Sum(self.answered + self.failed + self.cancelled, self.queue_us * 1000),
-            compute=Sum(self.answered, sum(share[2] for share in self.shares.values()) * 1000),
-            rows=sum(share[1] for share in self.shares.values()),
+            compute=Sum(self.answered, self.compute_us * 1000),
+            rows=sum(share[0] for share in self.shares.values()),
             executions=sum(b.times for b in batches),
             last_ms=int(self.last_s * 1000),
             batches=tuple(b for b in batches if b.times),
         )
 
 
-def _batches(size: int, requests: int, rows: int, compute_us: int) -> Batches:
+def _batches(size: int, rows: int, row_us: int) -> Batches:
     """Return the batches of one size. A part of a batch counts from its half on; its first one at once."""
-    count = max(floor(rows / size + 0.5), 1 if rows else 0)
-    # of `requests`, each with rows / requests rows, size * requests / rows are in a batch
-    return Batches(size, count, round(compute_us * rows / (size * requests)) * 1000 if requests else 0)
+    return Batches(size, max(floor(rows / size + 0.5), 1 if rows else 0), row_us // size * 1000)
 
 
 def _us(seconds: float) -> int:

@@ -181,6 +181,8 @@ class SocketChannel(asyncio.Protocol):
         payload: list[Buffer] = []
         payload_bytes = 0
         refused: list[Call] = []
+        mixed = len(self.versions) > 1
+        sent = 0
         for call in queue:
             if call.channel is not self:
                 continue  # cancelled before it left
@@ -203,6 +205,9 @@ class SocketChannel(asyncio.Protocol):
                 # It would shift all that follow on this connection.
                 refused.append(call)
                 continue
+            sent += nbytes
+            if mixed:
+                call.served.tally.request_bytes += nbytes
             flags = 0
             if nbytes >= SHARE_BYTES and sharing.writable:
                 lent = sharing.lend(pieces, nbytes)
@@ -219,6 +224,8 @@ class SocketChannel(asyncio.Protocol):
             payload += pieces
             payload_bytes += nbytes
         self._key = key
+        if sent and not mixed:  # all are of one version; one sum a frame: benchmarks/micro/channel.py
+            call.served.tally.request_bytes += sent
         if table or parts:
             self._write(parts, table, payload, payload_bytes)
         for call in refused:
@@ -267,7 +274,9 @@ class SocketChannel(asyncio.Protocol):
         payload = frame.payload
         end = len(payload)
         now = monotonic()
-        at = 0
+        mixed = len(self.versions) > 1
+        received = at = 0
+        call: Call | None = None
         for key, layout_id, nbytes, queue_us, compute_us, rows, code, flags, retry_ms in RESPONSE.iter_unpack(frame.table):
             stop = at + nbytes
             if stop > end:
@@ -288,6 +297,9 @@ class SocketChannel(asyncio.Protocol):
                     layout = layouts.get(layout_id)
                     if layout is None or layout.payload_bytes != nbytes:
                         raise DecodeError(f"answer of {nbytes} bytes with layout {layout_id}, which is {layout}")
+                    received += nbytes
+                    if mixed:
+                        served.tally.response_bytes += nbytes
                     response = InferResponse(
                         served.model, served.version, layout, part, _OK, "", queue_us, compute_us, rows
                     )  # fmt: skip
@@ -300,6 +312,8 @@ class SocketChannel(asyncio.Protocol):
                 self.inflight -= 1
                 deliver(call, response, now)
             # else: late, its call was cancelled
+        if received and not mixed and call is not None:
+            call.served.tally.response_bytes += received
         if at != end:
             raise DecodeError(f"RESPONSES with {end} bytes of payload, whose records say otherwise")
 
@@ -321,6 +335,7 @@ class SocketChannel(asyncio.Protocol):
         layout = self._layouts.get(layout_id)
         if layout is None or layout.payload_bytes != len(part):
             raise DecodeError(f"answer of {len(part)} bytes with layout {layout_id}, which is {layout}")
+        served.tally.response_bytes += len(part)
         call.service.part(call, InferResponse(served.model, served.version, layout, part), now)
 
     def _take(self, frame: Frame) -> None:

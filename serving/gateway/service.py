@@ -227,12 +227,12 @@ class Service:
             cell.durations[bisect_left(DURATION_BOUNDS, duration_s)] += 1
             cell.duration_s += duration_s
             cell.queue_us += response.queue_us
-            cell.request_bytes += payload_bytes
-            cell.response_bytes += len(response.payload)
+            compute_us = response.compute_us
+            cell.compute_us += compute_us
             share = cell.share if response.batch_rows == cell.size else cell.other(response.batch_rows)
-            share.requests += 1
-            share.rows += call.request.layout.rows
-            share.compute_us += response.compute_us
+            rows = call.request.layout.rows
+            share.rows += rows
+            share.row_us += rows * compute_us
             cell.last = now
         bucket = call.bucket
         if bucket is not None:

@@ -3,8 +3,8 @@
 Everything is cumulative since the process began and adds across processes; bounds of histograms never change. Waiting and computing
 are kept as sums here: replicas see them batch by batch and keep the histograms (`replica/samples.py`).
 
-Of each batch the gateway sees only its own requests. What it keeps by the size of the batch, (requests, rows, time) of its own, adds
-up to whole batches over all gateways: rows / size is how many there were (`edge/statistics.py`).
+Of each batch the gateway sees only its own requests. What it keeps by the size of the batch, rows of its own and rows times the
+batch's time, adds up to whole batches over all gateways: divided by the size it is their number and time (`edge/statistics.py`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ class Failure:
 
 
 class Share:
-    """Our part of all batches of one size: requests and rows of ours in them, and the time that they ran, counted for each request."""
+    """Our part of all batches of one size: rows of ours in them; and the sum over these rows of the time that their batch ran."""
 
-    __slots__ = ("compute_us", "requests", "rows")
+    __slots__ = ("row_us", "rows")
 
     def __init__(self) -> None:
-        self.requests = 0
         self.rows = 0
-        self.compute_us = 0
+        self.row_us = 0
 
 
 class Cell:
@@ -52,13 +51,12 @@ class Cell:
 
     __slots__ = (
         "cancels",
+        "compute_us",
         "duration_s",
         "durations",
         "failures",
         "last",
         "queue_us",
-        "request_bytes",
-        "response_bytes",
         "share",
         "shares",
         "size",
@@ -70,8 +68,8 @@ class Cell:
         self.durations = [0] * (len(DURATION_BOUNDS) + 1)
         self.duration_s = 0.0
         self.queue_us = 0
-        self.request_bytes = 0
-        self.response_bytes = 0
+        self.compute_us = 0
+        """For each answer that of its whole batch."""
         self.last = 0.0
         """time.monotonic() of the last answer; 0.0 = none"""
         self.shares: dict[int, Share] = {}
@@ -92,13 +90,11 @@ class Cell:
         self.durations[bisect_left(DURATION_BOUNDS, duration_s)] += 1
         self.duration_s += duration_s
         self.queue_us += response.queue_us
-        self.request_bytes += asked.payload_bytes
-        self.response_bytes += len(response.payload)
+        self.compute_us += response.compute_us
         # The batches of a version are mostly of one size for a while.
         share = self.share if response.batch_rows == self.size else self.other(response.batch_rows)
-        share.requests += 1
         share.rows += asked.rows
-        share.compute_us += response.compute_us
+        share.row_us += asked.rows * response.compute_us
         self.last = now
 
     def other(self, size: int) -> Share:
@@ -139,6 +135,9 @@ class VersionTally(dict[str, Cell]):
     def __init__(self, model: str, version: str) -> None:
         self.model = model
         self.version = version
+        self.request_bytes = 0
+        """Tensors sent to replicas, and of answers that came from them; counted by channels."""
+        self.response_bytes = 0
         self.rejected: dict[str, int] = {}
 
     def __missing__(self, protocol: str) -> Cell:
@@ -173,6 +172,8 @@ class Tally:
             for protocol, cell in version.items():
                 _render(out, cell, {**labels, "protocol": protocol}, since_1970)
             out.append(["serving_inflight_requests", "gauge", labels, sum(c.inflight for c in version.values())])
+            out.append(["serving_request_bytes_total", "counter", labels, version.request_bytes])
+            out.append(["serving_response_bytes_total", "counter", labels, version.response_bytes])
             for reason, n in version.rejected.items():
                 out.append(["serving_rejected_total", "counter", {**labels, "reason": reason}, n])
         return out
@@ -191,10 +192,8 @@ def _render(out: list[Sample], cell: Cell, labels: dict[str, str], since_1970: f
     queue_us = cell.queue_us + sum(f.queue_us for f in cell.failures.values())
     out.append(["serving_rows_total", "counter", labels, sum(s.rows for s in shares)])
     out.append(["serving_queue_seconds_total", "counter", labels, queue_us / 1e6])
-    out.append(["serving_compute_seconds_total", "counter", labels, sum(s.compute_us for s in shares) / 1e6])
-    out.append(["serving_request_bytes_total", "counter", labels, cell.request_bytes])
-    out.append(["serving_response_bytes_total", "counter", labels, cell.response_bytes])
-    out.append(["batches", "table", labels, {str(size): [s.requests, s.rows, s.compute_us] for size, s in cell.shares.items()}])
+    out.append(["serving_compute_seconds_total", "counter", labels, cell.compute_us / 1e6])
+    out.append(["batches", "table", labels, {str(size): [s.rows, s.row_us] for size, s in cell.shares.items()}])
     if cell.last:
         out.append(["serving_last_answer_timestamp_seconds", "latest", labels, round(since_1970 + cell.last, 3)])
 

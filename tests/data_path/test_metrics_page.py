@@ -93,7 +93,7 @@ def test_gateways_replicas_and_controller_are_on_one_page(node: DataPath) -> Non
     assert found["serving_requests_total"][labels(model="marked", version="1", protocol="rest", outcome="model_failed")] == 1
     assert found["serving_request_duration_seconds_count"][labels(**rest, outcome="ok")] == 10
     assert found["serving_request_duration_seconds_bucket"][labels(**rest, outcome="ok", le="+Inf")] == 10
-    assert found["serving_request_bytes_total"][labels(**rest)] == found["serving_response_bytes_total"][labels(**rest)] == 120
+    assert found["serving_request_bytes_total"][labels(**whole)] == found["serving_response_bytes_total"][labels(**whole)] == 120
     assert found["serving_inflight_requests"][labels(**whole)] == 0
     assert found["serving_compute_duration_seconds_count"][labels(**whole)] == 10
     assert found["serving_queue_duration_seconds_sum"][labels(**whole)] > 0

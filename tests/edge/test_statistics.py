@@ -102,6 +102,7 @@ def test_nothing_ever_falls_when_gateways_die(steps: list[tuple[str, int, int, b
             tallies[name] = Tally()
         now = statistics(ledger.totals())[KEY].to_json()
         assert all(tuple(x) <= tuple(y) if isinstance(x, tuple) else x <= y for x, y in zip(before[:7], now[:7], strict=True))
+        assert all(any(was <= b for b in now[7] if b[0] == was[0]) for was in before[7])
         before = now
 
 

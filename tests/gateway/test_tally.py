@@ -44,11 +44,9 @@ def test_samples_tell_outcomes_sums_and_flights_by_version_and_protocol() -> Non
         "serving_queue_seconds_total": 0.003,
         "serving_compute_seconds_total": 0.0011,
         "serving_rows_total": 12,
-        "serving_request_bytes_total": 3 * 4 * 64 * 4,
-        "serving_response_bytes_total": 15,
     }.items():
         assert found[name] == [[name, "counter", labels, value]]
-    assert found["batches"] == [["batches", "table", labels, {"8": [2, 8, 1000], "4": [1, 4, 100]}]]
+    assert found["batches"] == [["batches", "table", labels, {"8": [8, 4000], "4": [4, 400]}]]
     version_labels = {"model": "mlp", "version": "1"}
     assert found["serving_inflight_requests"] == [["serving_inflight_requests", "gauge", version_labels, 1]]
     rejected = [["serving_rejected_total", "counter", {**version_labels, "reason": "overload"}, 1]]
