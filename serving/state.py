@@ -53,6 +53,8 @@ class GatewayState:
     server_name: str = "serving"
     client_shm: bool = False
     """Clients may register shared memory."""
+    forward_headers: str = ""
+    """Names of headers that become parameters of requests: a pattern for whole names, "" for none."""
     wishes: Wishes = field(default_factory=Wishes)
     access: AccessRules | None = None
     """Who may ask; None: everybody."""
@@ -67,6 +69,7 @@ class GatewayState:
             "limits": asdict(self.limits),
             "server_name": self.server_name,
             "client_shm": self.client_shm,
+            "forward_headers": self.forward_headers,
             "wishes": self.wishes.to_json(),
             "access": self.access and self.access.to_json(),
         }
@@ -79,6 +82,7 @@ class GatewayState:
             GatewayLimits(**value["limits"]),
             value["server_name"],
             value["client_shm"],
+            value["forward_headers"],
             Wishes.from_json(value["wishes"]),
             None if access is None else AccessRules.from_json(access),
         )

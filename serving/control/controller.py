@@ -224,6 +224,7 @@ class Controller:
             settings.limits,
             settings.server_name,
             client_shm=settings.client_shared_memory,
+            forward_headers=settings.forward_headers,
             wishes=self.wishes.now,
             access=self._access(settings.access),
         )

@@ -39,6 +39,8 @@ def generate_stream(service: Service, connection: HttpConnection, body: Buffer, 
 def _submit(service: Service, served: Served, connection: HttpConnection, body: Buffer, owner: Single | Events) -> Call:
     client = service.ask(served, connection.client) if service.clients is not None else None
     request, plan = served.generate.decode(body)
+    if connection.head.forwarded:
+        service.forwarding.put(request, connection.head.forwarded)
     call = service.submit(served, request, owner, plan, "rest", client)
     connection.work = call
     return call

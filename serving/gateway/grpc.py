@@ -117,6 +117,8 @@ class GrpcApi:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
         client = service.ask(served, connection.client) if service.clients is not None else None
         request, plan = served.grpc.decode(asked)
+        if connection.head.forwarded:
+            service.forwarding.put(request, connection.head.forwarded)
         request.deadline = deadline
         if plan.special is None:
             connection.work = service.submit(served, request, connection, plan, "grpc", client)

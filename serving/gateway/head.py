@@ -53,6 +53,7 @@ class Head:
     inference_header_length  None without that header; -1 where it is not a number
     chunks          the client takes answers in chunks (HTTP/1.1)
     action          what `route` found for (method, path)
+    forwarded       headers that become parameters of the request (`forwarding.py`; `server.py` sets it)
     visitor         who has sent it, where access is on and the model is in the body (`gate.py`)
     choice          what a route that shares its requests out made of this head: that `Chooser`, and a number of its own
     client          what the header that tells clients apart says; b"" without it (`server.py` sets it)
@@ -67,6 +68,7 @@ class Head:
         "content_encoding",
         "content_length",
         "expect_continue",
+        "forwarded",
         "headers",
         "inference_header_length",
         "keep_alive",
@@ -88,6 +90,7 @@ class Head:
     action: Action
     choice: tuple[object, int] | None
     client: bytes
+    forwarded: tuple[tuple[str, str], ...]
     visitor: Any
 
     def __repr__(self) -> str:
@@ -126,6 +129,7 @@ def new_head() -> Head:
     head.content_encoding = head.accept_encoding = head.client = b""
     head.action = NO_ACTION
     head.visitor = None
+    head.forwarded = ()
     head.choice = None
     return head
 
@@ -174,6 +178,7 @@ def parse_head(block: bytes) -> Head:
     head.choice = None
     head.client = b""
     head.visitor = None
+    head.forwarded = ()
     return head
 
 

@@ -125,6 +125,8 @@ class RestApi:
             raise Unsupported(DECOUPLED)
         client = service.ask(served, connection.client) if service.clients is not None else None
         request, plan = served.rest.decode(body, head.inference_header_length)
+        if head.forwarded:
+            service.forwarding.put(request, head.forwarded)
         if plan.special is None:
             connection.work = service.submit(served, request, connection, plan, "rest", client)
         else:
@@ -140,6 +142,8 @@ class RestApi:
             if served.decoupled:
                 raise Unsupported(DECOUPLED)
             request, plan = served.rest.decode(plain, head.inference_header_length)
+            if head.forwarded:
+                service.forwarding.put(request, head.forwarded)
             if plan.special is None:
                 connection.work = service.submit(served, request, connection, plan, "rest", client)
             else:

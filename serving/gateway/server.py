@@ -278,6 +278,7 @@ class _Host:
         header = self.limits.client_header
         if header:
             head.client = head.headers.get(header.encode(), b"")
+        head.forwarded = self.service.forwarding.of(head)
 
     def become_http2(self, transport: asyncio.Transport) -> Http2Connection:
         return Http2Connection(self, self.heads2, transport)

@@ -29,6 +29,7 @@ from serving.gateway.call import Call, Channel, Owner, Served, StreamCall, Strea
 from serving.gateway.chooser import Asker, Said
 from serving.gateway.client_limits import Client, ClientLimits, quotas_of
 from serving.gateway.deadlines import Deadlines
+from serving.gateway.forwarding import Forwarding
 from serving.gateway.load import QUEUED_US, RANKS, Load
 from serving.gateway.peers import TICK_S, PeerAddress, Peers
 from serving.gateway.regions import Regions
@@ -72,6 +73,7 @@ class Service:
         self.admission = Admission(limits)
         self.wishes = Wishes()
         """What clients have asked of the whole engine."""
+        self.forwarding = Forwarding()
         self.regions = Regions()
         self.clients: ClientLimits | None = None
         """Limits of each client, where there are any."""
@@ -110,6 +112,8 @@ class Service:
             self._limit_clients(state.limits)
             self._peers.limit(state.limits)
             self.wishes = state.wishes
+            if state.forward_headers != self.forwarding.pattern:
+                self.forwarding = Forwarding(state.forward_headers)
             self.regions.apply(state.client_shm, state.wishes.regions)
             self._resolve_all()
         return self._revision

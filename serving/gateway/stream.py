@@ -102,6 +102,7 @@ class InferStream(Open):
         self._split = split
         self._max_inflated = service.limits.max_decompressed_bytes
         self._reader = MessageReader(service.limits.max_body_bytes)
+        self._forwarded = head.forwarded
         self._encoding = head.headers.get(b"grpc-encoding", b"").decode("latin-1")
         self._visitor = head.visitor
         self._pending: deque[_Slot] = deque()
@@ -188,6 +189,8 @@ class InferStream(Open):
             service = self._service
             client = service.ask(served, self.connection.client) if service.clients is not None else None
             request, plan = served.grpc.decode(asked)
+            if self._forwarded:
+                self._service.forwarding.put(request, self._forwarded)
             request.deadline = self._deadline
             if plan.special is None:
                 slot.call = service.submit(served, request, slot, plan, "grpc", client)
@@ -202,6 +205,8 @@ class InferStream(Open):
         service = self._service
         client = service.ask(served, self.connection.client) if service.clients is not None else None
         request, plan = served.grpc.decode(asked)
+        if self._forwarded:
+            self._service.forwarding.put(request, self._forwarded)
         if plan.special is not None:
             raise Unsupported(f"'{served.model}' is decoupled: its tensors are neither in shared memory nor answered as classes")
         request.deadline = self._deadline

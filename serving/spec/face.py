@@ -57,6 +57,16 @@ def _header_name(value: str) -> str:
 
 
 HEADER_NAME = "^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$"
+
+
+def _pattern_text(value: Any) -> Any:
+    try:
+        re.compile(value if isinstance(value, str) else "")
+    except re.error as error:
+        raise PydanticCustomError("pattern", "a regular expression", {"problem": str(error)}) from None
+    return value
+
+
 _Given = BeforeValidator(_not_empty)
 Text = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -404,6 +414,14 @@ class EngineFace(Face):
         ),
     )
     server_name: Text = Field(default=_engine.server_name, description="Name that the server's metadata shows.")
+    forward_headers: Annotated[str, BeforeValidator(_pattern_text)] = Field(
+        default=_engine.forward_headers,
+        description=(
+            "Regular expression: headers and gRPC metadata whose whole name it matches become parameters of the request. "
+            "authorization and cookie never do."
+        ),
+        examples=["x-tenant-.*"],
+    )
     client_shared_memory: bool = Field(
         default=_engine.client_shared_memory,
         description=(

@@ -42,6 +42,7 @@ def settings(engine: EngineFace) -> EngineSettings:
         _access(engine.access),
         tls,
         client_shared_memory=engine.client_shared_memory,
+        forward_headers=engine.forward_headers,
         webhooks=tuple(map(_webhook, engine.webhooks)),
     )
 

@@ -130,6 +130,7 @@ class DataPath:
         self.traffic: dict[str, Traffic] = {}
         """By model; the first version of each is the stable one."""
         self.shares_memory = False
+        self.forward_headers = ""
         self.book = WishBook()
         self.desk = Desk(Path(self.run_dir) / DESK_SOCKET, handlers(Teller(self)))
         self.desk.start()
@@ -189,6 +190,7 @@ class DataPath:
             self.limits,
             "serving",
             client_shm=self.shares_memory,
+            forward_headers=self.forward_headers,
             wishes=self.book.now,
             access=self.access,
         )
