@@ -364,6 +364,13 @@ class VersionFace(SharedFace):
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of that class.")
 
 
+class VersionPolicyFace(Face):
+    """Which of the declared versions run; one of the two."""
+
+    latest: Annotated[int | None, _Given, Field(ge=1, le=1000)] = Field(default=None, description="So many with the highest numbers.")
+    specific: list[Version] = Field(default_factory=list, description="These.", examples=[[1, 3]])
+
+
 class ModelFace(SharedFace):
     """A model: a name that clients call, and its versions."""
 
@@ -372,8 +379,11 @@ class ModelFace(SharedFace):
         description="The versions, by number.",
         json_schema_extra={"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,17})$"}},
     )
+    version_policy: Annotated[VersionPolicyFace | None, _Given] = Field(
+        default=None, description="Which of the versions run. Left out: all.", examples=[{"latest": 2}]
+    )
     traffic: Annotated[TrafficFace | None, _Given] = Field(
-        default=None, description="Which version answers. Needed when there is more than one."
+        default=None, description="Which version answers. Needed when there is more than one and no version_policy: then it is the newest."
     )
     at_most_once: bool = Field(
         default=False,

@@ -28,6 +28,7 @@ from serving.spec.face import (
 from serving.spec.inherit import Inherited
 from serving.spec.security_face import AccessFace
 from serving.spec.traffic import points
+from serving.spec.version_policy import served
 from serving.state import GatewayLimits
 from serving.tensor import DType, Signature, TensorSpec
 
@@ -61,7 +62,7 @@ def _access(face: AccessFace) -> AccessSettings:
 
 
 def route(name: str, model: ModelFace) -> Route:
-    versions = tuple(sorted(model.versions, key=int))
+    versions = tuple(served(model))
     stable = model.traffic.stable if model.traffic else newest(list(versions))
     return Route(name, stable, versions, model.at_most_once, _traffic(model.traffic) if model.traffic else PLAIN)
 

@@ -13,6 +13,7 @@ from serving.spec.face import EngineFace, InputFace, ModelFace, OutputFace
 from serving.spec.inherit import Inherited
 from serving.spec.problem import Finding, Path, dotted, quoted
 from serving.spec.traffic import traffic_findings
+from serving.spec.version_policy import policy_findings, served
 
 
 def engine_findings(engine: EngineFace) -> Iterator[Finding]:
@@ -65,15 +66,27 @@ def model_findings(name: str, model: ModelFace, folder: FilePath) -> Iterator[Fi
 
 def _traffic(name: str, model: ModelFace) -> Iterator[Finding]:
     versions = list(model.versions)
+    if model.version_policy is not None:
+        yield from policy_findings(name, model)
+        if all(map(_is_number, versions)):
+            versions = served(model) or versions
     at: Path = ("models", name, "traffic")
     declared: Path = ("models", name, "versions")
     if model.traffic is None:
-        if len(versions) > 1:
+        if len(versions) > 1 and model.version_policy is None:
             said = f"models.{name} has {len(versions)} versions ({', '.join(versions)})"
             message = f"{said}: say which one answers, traffic: {{stable: {versions[-1]}}}"
             yield Finding(declared, message, (at,), at_key=True)
     else:
         yield from traffic_findings(at, model.traffic, versions)
+
+
+def _is_number(version: str) -> bool:
+    try:
+        version_name(version)
+    except InvalidArgument:
+        return False
+    return True
 
 
 def _batching(v: Inherited) -> Iterator[Finding]:

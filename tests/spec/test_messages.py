@@ -116,7 +116,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:5:51: unknown key 'sape' in models.mlp.signature.inputs[0]; did you mean 'shape'?"],
     ),
     "empty key": (model("'': 1"), ["f.yaml:4:5: unknown key '' in models.mlp; expected one of description, signature, batching, "
-                                   "decoupled, execution, replicas, resources, warm_up, sequence, versions, traffic, at_most_once"]),
+                                   "decoupled, execution, replicas, resources, warm_up, sequence, versions, version_policy, traffic, "
+                                   "at_most_once"]),
     # wrong types
     "text for a number": (model("replicas: two"), ["f.yaml:4:15: models.mlp.replicas: expected a whole number, got the text 'two'"]),
     "number in quotes": (
@@ -240,6 +241,19 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:4:7: models.mlp.versions: a version is a whole number such as 1, got '01'"],
     ),
     # contradictions
+    "policy of two kinds": (
+        two("version_policy: {latest: 1, specific: [1]}"),
+        ["f.yaml:6:21: models.mlp.version_policy: expected one of latest, specific"],
+    ),
+    "policy of nothing": (two("version_policy: {}"), ["f.yaml:6:21: models.mlp.version_policy: expected one of latest, specific"]),
+    "policy of a version that is not there": (
+        two("version_policy: {specific: [1, 3]}"),
+        ["f.yaml:6:36: models.mlp.version_policy.specific[1]: there is no version '3', expected one of 1, 2"],
+    ),
+    "traffic to a version that the policy leaves out": (
+        two("version_policy: {latest: 1}", "traffic: {stable: 1}"),
+        ["f.yaml:7:23: models.mlp.traffic.stable: there is no version '1', expected one of 2"],
+    ),
     "two versions, no traffic": (
         "models:\n  mlp:\n    versions:\n      1: {artefact: a.pt2}\n      2: {artefact: b.pt2}",
         ["f.yaml:3:5: models.mlp has 2 versions (1, 2): say which one answers, traffic: {stable: 2}"],
