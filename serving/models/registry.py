@@ -17,6 +17,8 @@ RUNTIMES: dict[str, str] = {
     "torch": "serving.models.torch",
     "onnx": "serving.models.onnx",
 }
+TRITON_ENTRY, TRITON = "TritonPythonModel", "serving.models.triton"
+"""A class of this name in a Python file was written for Triton's Python backend."""
 SEQUENCE_RUNTIMES: dict[str, str] = {
     "python": "serving.models.python_sequences",
 }
@@ -31,7 +33,9 @@ def create(plan: VersionPlan, device: str = "cpu") -> Model:
     module = RUNTIMES.get(plan.runtime)
     if module is None:
         raise InvalidArgument(f"runtime '{plan.runtime}' of '{plan.key}' is not known, expected one of {', '.join(RUNTIMES)}")
-    if plan.sequence is not None:
+    if plan.runtime == "python" and plan.entry == TRITON_ENTRY:
+        module = TRITON
+    elif plan.sequence is not None:
         module = SEQUENCE_RUNTIMES.get(plan.runtime)
         if module is None:
             raise InvalidArgument(f"runtime '{plan.runtime}' of '{plan.key}' keeps no sequences, {', '.join(SEQUENCE_RUNTIMES)} does")

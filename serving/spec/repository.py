@@ -6,6 +6,7 @@ A model without a config.pbtxt is completed from its files, where these tell eno
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from google.protobuf import text_format
 
 from serving.errors import InvalidArgument, NotFound
 from serving.names import model_name
+from serving.protocol.proto_json import to_plain
 from serving.protocol.schema import ModelConfig
 from serving.spec import onnx_head, triton_config
 from serving.spec.artefact import DEFAULT_ENTRY, PythonFile
@@ -189,13 +191,22 @@ def _version(config: Any, path: Path, folder: Path) -> dict[str, Any]:
     if runtime == "python":
         code = PythonFile(path)
         if TRITON_CLASS in code.classes:
-            raise InvalidArgument(f"{path} has a {TRITON_CLASS}, which is not supported: write a class with predict(inputs)")
+            return version | {"entry": TRITON_CLASS, "options": {"model_config": _told(config, folder.name)}}
         options = {key: value.string_value for key, value in config.parameters.items()}
         entry = options.pop("entry", "")
         if not entry and DEFAULT_ENTRY not in code.classes and len(code.classes) == 1:
             entry = code.classes[0]
         version |= {"options": options} | ({"entry": entry} if entry else {})
     return version
+
+
+def _told(config: Any, name: str) -> str:
+    """Return a ModelConfig as the JSON text that Triton hands to Python models."""
+    if not config.input or not config.output:
+        raise InvalidArgument(f"a {TRITON_CLASS} does not say what it takes and gives; {CONFIG} has to, with input and output")
+    if config.model_transaction_policy.decoupled or config.HasField("sequence_batching"):
+        raise InvalidArgument(f"a {TRITON_CLASS} is served neither decoupled nor with sequences")
+    return json.dumps({**to_plain(config), "name": name})
 
 
 def _lines(folder: Path, name: str) -> list[str]:
