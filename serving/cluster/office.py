@@ -9,7 +9,7 @@ from typing import Any
 from serving.cluster import directory
 from serving.cluster.ray_cluster import GATEWAYS, RayCluster
 from serving.cluster.shell import enter
-from serving.control import keys_api, plan_api, record_api
+from serving.control import backup_api, keys_api, plan_api, record_api
 from serving.control.api import ApiServer, create_app
 from serving.control.controller import Controller
 from serving.control.desk import Desk
@@ -54,6 +54,7 @@ class Office:
         routers = [
             record_api.router(self._runner, store, changed, about),
             plan_api.router(self._runner, _parse),
+            backup_api.router(store, Path(told.state_dir)),
             keys_api.router(self._runner, keyring),
         ]
         guard = Guard(keyring, lambda: self._runner.target.settings)
