@@ -118,7 +118,7 @@ def follow(url: str, revision: int, timeout_s: float, models: Collection[str] = 
             if v["model"] in models and told.get(key) != state:
                 told[key] = state
                 say(f"{time.monotonic() - started:6.1f} s  {key} {state}" + (f": {v['reason']}" if v["reason"] else ""))
-        if answer["settled"] and answer["revision"] >= revision:
+        if answer["revision"] >= revision and (answer["settled"] or _only_failed_are_left(answer, models)):
             break
         if not timeout_s:
             return
@@ -126,7 +126,14 @@ def follow(url: str, revision: int, timeout_s: float, models: Collection[str] = 
             fail(f"not settled after {timeout_s:g} s: {'; '.join(answer['waiting'])}")
         time.sleep(POLL_S)
     if failed := [key for key in answer["failed"] if key.split("/")[0] in models]:
-        fail(f"failed: {', '.join(failed)}")
+        goes_on = [f"{model} is answered by version {v}" for model, v in answer["answering"].items() if model in models]
+        fail("; ".join([f"failed: {', '.join(failed)}", *goes_on]))
+
+
+def _only_failed_are_left(answer: dict[str, Any], models: Collection[str]) -> bool:
+    """Whether all that these models still wait for is a version that has failed; what answered before goes on meanwhile."""
+    states = {v["state"] for v in answer["versions"] if v["model"] in models}
+    return "failed" in states and "starting" not in states
 
 
 def ask(method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:

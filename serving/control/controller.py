@@ -122,7 +122,8 @@ class Controller:
         if self._revision is not before:
             log.info("revision %d by %s: %s", self._revision.number, act.author, act.reason)
         self._stop(v.key for v in self.status.versions if v.state == "failed" and v.model in again and v.key in self._asked)
-        self.status = replace(self.status, revision=self._revision.number, settled=False)
+        versions = tuple(replace(v, state="starting") if v.state == "failed" and v.model in again else v for v in self.status.versions)
+        self.status = replace(self.status, revision=self._revision.number, settled=False, versions=versions)
         return self._revision.number
 
     def tick(self) -> None:

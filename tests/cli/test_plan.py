@@ -36,7 +36,7 @@ class PaperEngine:
             found = outlook(Target.from_json(json["target"]), World.of(self.running), []).to_json()
             return {"base": {"revision": 3, "fingerprint": fingerprint(self.running)}, **found, "unfit": self.unfit}
         versions = [{"model": "m", "version": "1", "state": "ready", "reason": ""}]
-        return {"revision": 4, "settled": True, "versions": versions, "failed": [], "waiting": []}
+        return {"revision": 4, "settled": True, "versions": versions, "failed": [], "waiting": [], "answering": {}}
 
 
 @pytest.fixture
