@@ -18,7 +18,8 @@ from serving.cli import credentials
 
 COMMANDS = {
     "up": "up", "plan": "plan", "diff": "plan", "apply": "control", "status": "control", "delete": "control", "down": "control",
-    "history": "record", "rollback": "record", "events": "record", "kpis": "record", "backup": "backup", "restore": "backup", "keys": "keys", "certs": "certs",
+    "history": "record", "rollback": "record", "events": "record", "kpis": "record",
+    "backup": "backup", "restore": "backup", "keys": "keys", "certs": "certs",
     "validate": "validate", "schema": "schema", "bench": "bench",
 }  # fmt: skip
 """Module of each command, in the order of the help."""
