@@ -74,6 +74,7 @@ _SCHEMAS: Final[Json] = {
     "Index": _object({"ready": {"type": "boolean"}}),
     "RepositoryModel": _object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT}, "name"),
     "Load": _object({"parameters": {"type": "object"}}),
+    "Generate": {"type": "object", "description": "Inputs by name; what is no input is a parameter."},
     "RegisterRegion": _object({"key": _TEXT, "offset": _WHOLE, "byte_size": _WHOLE}, "key", "byte_size"),
     "TraceSettings": _object({
         "trace_level": {"anyOf": [_list({"enum": ["OFF", "TIMESTAMPS", "TENSORS", "MIN", "MAX"]}), {"type": "null"}]},
@@ -122,12 +123,19 @@ def _infer() -> Json:
     return call
 
 
+def _generate(summary: str, kind: str) -> Json:
+    answer = {"description": "Outputs by name.", "content": {kind: {"schema": {"type": "object"} if kind == "application/json" else _TEXT}}}
+    return _call(summary, "inference", answer, "Generate")
+
+
 def _model_paths() -> Json:
     paths: Json = {}
     for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         paths[prefix] = {"get": _call("Describe a model", "metadata", _answer("Its versions, inputs and outputs.", "Model"))}
         paths[f"{prefix}/ready"] = {"get": _call("Is the model ready?", "health", _answer("It is.", "Ready"))}
         paths[f"{prefix}/infer"] = {"post": _infer()}
+        paths[f"{prefix}/generate"] = {"post": _generate("Ask in plain JSON", "application/json")}
+        paths[f"{prefix}/generate_stream"] = {"post": _generate("Ask in plain JSON for events", "text/event-stream")}
         paths[f"{prefix}/config"] = {"get": _call("Show how a model is run", "metadata", _answer("Triton's ModelConfig.", "Config"))}
         paths[f"{prefix}/stats"] = {"get": _call("Count what a model did", "statistics", _answer("Summed over gateways.", "Statistics"))}
     return paths
