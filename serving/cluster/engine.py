@@ -45,6 +45,8 @@ def serve(session: Session) -> int:
             some = f" · {len(failed)} of {len(status['versions'])} versions failed: {', '.join(failed)}" if failed else ""
             urls = session.boot.urls
             session.say(f"ready {urls['rest']} {urls['grpc']} control {urls['control']}{some}", sys.stdout)
+            if session.boot.access == "on" or (target.settings.access.enabled and not session.boot.access):
+                session.say(f"access is on; the first admin's key lies in {Path(session.boot.state_dir) / 'admin.key'}")
             engine.watch()
         session.say("stopping")
     finally:
