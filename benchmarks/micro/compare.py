@@ -20,7 +20,7 @@ from time import perf_counter
 
 import uvloop
 
-from benchmarks.micro import channel, protocol, replica
+from benchmarks.micro import channel, protocol, replica, routing
 
 BASELINE = Path(__file__).parents[1] / "results" / "micro.json"
 LIMIT = 1.4
@@ -51,6 +51,7 @@ def measure() -> dict[str, float]:
         "protocol": protocol.measure,
         "replica": lambda: asyncio.run(replica.measure(32, 1, 64, 0.3)),
         "channel": _channel,
+        "routing": lambda: asyncio.run(routing.measure()),
     }
     figures: dict[str, float] = {}
     for room, run in parts.items():

@@ -55,7 +55,7 @@ class Head:
     action          what `route` found for (method, path)
     forwarded       headers that become parameters of the request (`forwarding.py`; `server.py` sets it)
     visitor         who has sent it, where access is on and the model is in the body (`gate.py`)
-    choice          what a route that shares its requests out made of this head: that `Chooser`, and a number of its own
+    choice          what a route that shares its requests out made of this head: a token of that `Chooser`, and a number of its own
     client          what the header that tells clients apart says; b"" without it (`server.py` sets it)
     """
 

@@ -133,7 +133,7 @@ class Service:
 
     # The way of a call.
 
-    def resolve(self, model: str, version: str, asker: Asker | None = None, said: Said | None = None) -> Served:
+    def resolve(self, model: str, version: str, asker: Asker | None = None, said: Said = b"") -> Served:
         """Return the version that answers; "" as the version asks for the route's own, which may depend on who asks, and with what.
 
         Raises NotFound where no route has it, Unavailable while no replica has said HELLO.

@@ -46,7 +46,7 @@ class Traffic:
                     found.mirror = mirror
         self._choosers, self._mirrors = choosers, mirrors
 
-    def pick(self, model: str, asker: Asker | None, said: Said | None) -> Served | None:
+    def pick(self, model: str, asker: Asker | None, said: Said) -> Served | None:
         """Return the version that answers a request that names none; None where the route is plain, or nobody can.
 
         Who only asks about the model (`asker` None) gets the one that holds the endpoint.

@@ -17,8 +17,19 @@ from serving.protocol.recent import Recent
 from serving.protocol.schema import ModelInferRequest, parse
 
 MAX_JSON_BYTES: Final = 64 << 20
-Parameters = Mapping[str, ParameterValue]
-NONE: Final[Parameters] = {}
+
+
+class Parameters:
+    """Parameters by name; shared by requests with the same bytes. `choice` is what was made of them, as in a head."""
+
+    __slots__ = ("choice", "values")
+
+    def __init__(self, values: Mapping[str, ParameterValue]) -> None:
+        self.values = values
+        self.choice: tuple[object, int] | None = None
+
+
+NONE: Final = Parameters({})
 
 
 class ParameterReader:
@@ -36,6 +47,9 @@ class ParameterReader:
         if not 0 < header_length <= min(len(body), MAX_JSON_BYTES):
             return NONE
         header = bytes(body[:header_length])
+        known = self._known.young.get(header)
+        if known is not None:
+            return known[0]
         found = self._known.find(header)
         if found is None:
             found = _of_json(header)
@@ -44,6 +58,9 @@ class ParameterReader:
 
     def of_grpc(self, head: GrpcHead) -> Parameters:
         """Return the parameters of a ModelInferRequest."""
+        known = self._known.young.get(head.head_bytes)
+        if known is not None:
+            return known[0]
         found = self._known.find(head.head_bytes)
         if found is None:
             found = _of_message(head.head_bytes)
@@ -59,7 +76,7 @@ def _of_json(text: Buffer) -> Parameters:
     parameters = document.get("parameters") if isinstance(document, dict) else None
     if not isinstance(parameters, dict):
         return NONE
-    return {key: value for key, value in parameters.items() if isinstance(value, str | int | float)}
+    return Parameters({key: value for key, value in parameters.items() if isinstance(value, str | int | float)})
 
 
 def _of_message(head: bytes) -> Parameters:
@@ -68,4 +85,4 @@ def _of_message(head: bytes) -> Parameters:
     except DecodeError:
         return NONE
     chosen = {key: (p, p.WhichOneof("parameter_choice")) for key, p in message.parameters.items()}
-    return {key: getattr(p, choice) for key, (p, choice) in chosen.items() if choice}
+    return Parameters({key: getattr(p, choice) for key, (p, choice) in chosen.items() if choice})

@@ -64,6 +64,16 @@ def test_the_quickstart_serves_two_versions_of_digits(tree: Path) -> None:
     assert {d.plan.batching.max_batch_size for d in target.deployments} == {64}
 
 
+def test_the_split_shares_the_quickstarts_digits_out_at_95_to_5(tree: Path) -> None:
+    target = declared(tree, "split.yaml")
+    route = target.routes.routes["digits"]
+    assert (route.stable, route.shares) == ("1", {"1": 9500, "2": 500})
+    assert {d.key: d.plan.artefact for d in target.deployments} == {
+        d.key: d.plan.artefact for d in declared(tree, "quickstart.yaml").deployments
+    }
+    assert target.settings.gateways == 2
+
+
 def test_the_benchmark_declares_what_the_measurements_name(tree: Path) -> None:
     target = declared(tree, "benchmark.yaml")
     found = {
@@ -90,7 +100,10 @@ def test_chaos_is_the_benchmarks_mlp_with_two_of_everything(tree: Path) -> None:
     assert (chaos.replicas, declared(tree, "chaos.yaml").settings.gateways) == (2, 2)
 
 
-@pytest.mark.parametrize(("name", "maker"), [("quickstart.yaml", "scripts/quickstart"), ("imagenet.yaml", "scripts/quickstart --imagenet")])
+@pytest.mark.parametrize(
+    ("name", "maker"),
+    [("quickstart.yaml", "scripts/quickstart"), ("split.yaml", "scripts/quickstart"), ("imagenet.yaml", "scripts/quickstart --imagenet")],
+)
 def test_a_bare_clone_is_told_what_makes_the_artefacts(tmp_path: Path, name: str, maker: str) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     with pytest.raises(InvalidSpec) as raised:

@@ -33,11 +33,20 @@ def test_every_link_into_the_repository_leads_somewhere() -> None:
 
 
 def test_the_example_of_an_own_model_is_valid(tmp_path: Path) -> None:
-    (block,) = blocks("yaml")
+    block, _ = blocks("yaml")
     samples = [sys.executable, str(ROOT / "scripts" / "samples.py"), "digits"]
     subprocess.run(samples, check=True, stdout=subprocess.DEVNULL, timeout=300)
     shutil.copy(ROOT / "artefacts" / "digits" / "1" / "model.pt2", tmp_path / "model.pt2")
     (tmp_path / "mine.yaml").write_text(block)
+    found = subprocess.run([_serving(), "validate", str(tmp_path / "mine.yaml")], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_example_of_traffic_is_valid(tmp_path: Path) -> None:
+    _, block = blocks("yaml")
+    versions = "".join(f"      {v}: {{artefact: model.pt2}}\n" for v in (1, 2, 3))
+    (tmp_path / "model.pt2").write_bytes(b"a stand-in")
+    (tmp_path / "mine.yaml").write_text(f"models:\n  mine:\n    versions:\n{versions}{block}")
     found = subprocess.run([_serving(), "validate", str(tmp_path / "mine.yaml")], capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stdout + found.stderr
 
