@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,12 +15,25 @@ import grpc
 import httpx
 
 from benchmarks import load, table
-from benchmarks.peers import bare_loop, engine, fastapi_uvicorn, httptools_echo, ray_serve, triton
+from benchmarks.peers import (
+    bare_loop,
+    bentoml,
+    engine,
+    environment,
+    fastapi_uvicorn,
+    httptools_echo,
+    kserve,
+    litserve,
+    mlserver,
+    ray_serve,
+    triton,
+)
+from benchmarks.peers.form import JSON, Form
 from benchmarks.process import Running, StartFailed, cpu_between
 from benchmarks.workload import ECHO_IMAGE, WORKLOADS, Workload, WrongAnswer
 
 _LOADS = {**WORKLOADS, ECHO_IMAGE.model: ECHO_IMAGE}
-_FAILURES = (StartFailed, WrongAnswer, load.LoadFailed, httpx.HTTPError, grpc.RpcError, OSError)
+_FAILURES = (StartFailed, WrongAnswer, load.LoadFailed, httpx.HTTPError, grpc.RpcError, OSError, subprocess.CalledProcessError)
 _REPEATS = 6
 """A disturbed load is repeated so often; the least disturbed counts. The same for all systems."""
 
@@ -55,13 +69,25 @@ class Sitting:
         self._batches: dict[int, int] = {}
 
     def measure(self) -> None:
-        order = [name for name in table.SYSTEMS if name in self.choice.systems and any(name in row.systems for row in self.rows)]
+        order = self._order()
         for number in range(self.choice.rounds if order else 0):
             print(f"round {number + 1} of {self.choice.rounds}", flush=True)
             for name in order if number % 2 == 0 else reversed(order):
                 self._system(name)
         if table.IDLE in self.choice.keys and self.given is None and {"engine", "ray-empty"} <= self.choice.systems:
             self._idle()
+
+    def _order(self) -> list[str]:
+        """The systems of a round. Asked for by name, those of table.FURTHER are installed; a run of everything leaves out what is not."""
+        order = [name for name in table.SYSTEMS if name in self.choice.systems and any(name in row.systems for row in self.rows)]
+        absent = [name for name in order if name in table.FURTHER and not environment.is_installed(name)]
+        if absent and self.choice.systems == table.SYSTEMS.keys():
+            print(f"left out, not installed: {', '.join(absent)} (--systems {','.join(absent)} installs them)", flush=True)
+            return [name for name in order if name not in absent]
+        for name in absent:
+            with self._guard(f"installing {name}"):
+                environment.install(name)
+        return [name for name in order if name not in table.FURTHER or environment.is_installed(name)]
 
     def _system(self, name: str) -> None:
         rows = [row for row in self.rows if name in row.systems]
@@ -102,11 +128,15 @@ class Sitting:
         self._note(row.key, name, found.to_json())
 
     def _rest(self, row: table.Row, workload: Workload, name: str, server: Running) -> Callable[[float], load.Measured]:
-        if name == "httptools":
+        path, body, headers = workload.path, workload.rest_body, workload.rest_headers
+        if name in _FORMS:
+            form = _FORMS[name](workload)
+            form.check(server.http, workload)
+            path, body, headers = form.path, form.body, JSON
+        elif name == "httptools":
             _check_echo(server, workload)
         else:
             workload.check_rest(server.http)
-        body, path, headers = workload.rest_body, workload.path, workload.rest_headers
         return lambda seconds: load.rest(server, body, path, headers, row.connections, seconds, self.scratch)
 
     def _grpc(self, row: table.Row, workload: Workload, server: Running) -> Callable[[float], load.Measured]:
@@ -163,7 +193,13 @@ _LAUNCHERS: dict[str, Callable[[Sitting, str, Path], Running]] = {
     "ray-fast": lambda sitting, name, scratch: ray_serve.launch(name, "mlp", scratch),
     "fastapi": lambda sitting, name, scratch: fastapi_uvicorn.launch(scratch),
     "httptools": lambda sitting, name, scratch: httptools_echo.launch(scratch),
+    "kserve": lambda sitting, name, scratch: kserve.launch(scratch),
+    "mlserver": lambda sitting, name, scratch: mlserver.launch(scratch),
+    "litserve": lambda sitting, name, scratch: litserve.launch(scratch),
+    "bentoml": lambda sitting, name, scratch: bentoml.launch(scratch),
 }
+_FORMS: dict[str, Callable[[Workload], Form]] = {"mlserver": mlserver.ask, "litserve": litserve.ask, "bentoml": bentoml.ask}
+"""What does not speak the protocol's binary REST."""
 
 
 def _check_echo(server: Running, workload: Workload) -> None:

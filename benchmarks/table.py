@@ -50,10 +50,18 @@ class Verdict:
     passed: bool
 
 
+FURTHER = {
+    "kserve": "KServe's SDK, no batching",
+    "mlserver": "MLServer (JSON)",
+    "litserve": "LitServe (base64 in JSON)",
+    "bentoml": "BentoML (base64 in JSON)",
+}
+"""Systems without floors, in environments of their own; a whole run takes those that are installed."""
+
 ROWS = (
-    Row("mlp-rest", "mlp, REST binary, 64 connections", "rest", "mlp", 64, ("engine", "triton", "ray", "ray-fast", "fastapi")),
+    Row("mlp-rest", "mlp, REST binary, 64 connections", "rest", "mlp", 64, ("engine", "triton", "ray", "ray-fast", "fastapi", *FURTHER)),
     Row("mlp-grpc", "mlp, gRPC, 64 connections", "grpc", "mlp", 64, ("engine", "triton", "ray-fast")),
-    Row("mlp-rest-1", "mlp, REST binary, 1 connection", "rest", "mlp", 1, ("engine", "triton")),
+    Row("mlp-rest-1", "mlp, REST binary, 1 connection", "rest", "mlp", 1, ("engine", "triton", *FURTHER)),
     Row("mlp-grpc-1", "mlp, gRPC, 1 connection", "grpc", "mlp", 1, ("engine", "triton"), latency=True),
     Row("mlp-rest-16", "mlp, REST binary, 16 connections", "rest", "mlp", 16, ("engine", "triton")),
     Row("resnet", "resnet, REST binary, 16 connections, one replica", "rest", "resnet", 16, ("engine", "bare", "triton")),
@@ -81,7 +89,7 @@ FLOORS = (
     Floor(IDLE, "cpu_cores", "ray-empty", "at most", 0.06),
 )
 
-SYSTEMS = {
+SYSTEMS = FURTHER | {
     "ray": "Ray Serve, default",
     "ray-fast": "Ray Serve, HAProxy and throughput flags",
     "fastapi": "FastAPI on uvicorn, no batching",
