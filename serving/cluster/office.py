@@ -9,7 +9,7 @@ from typing import Any
 from serving.cluster import directory
 from serving.cluster.ray_cluster import GATEWAYS, RayCluster
 from serving.cluster.shell import enter
-from serving.control import backup_api, keys_api, plan_api, record_api
+from serving.control import backup_api, keys_api, kpis, plan_api, record_api
 from serving.control.api import ApiServer, create_app
 from serving.control.controller import Controller
 from serving.control.desk import Desk
@@ -31,6 +31,9 @@ WISHES = "wishes.json"
 """In the run directory: what clients have asked of the engine, for a controller that comes after this one."""
 DOWN = "down"
 """A file of this name in the run directory asks the engine to end."""
+
+KPIS_EVERY_S = 30.0
+"""How often the delivery figures of the metrics page are counted anew."""
 
 SENT = "sent"
 """Folder in the state directory for the files that clients send to be loaded."""
@@ -68,10 +71,18 @@ class Office:
         self._desk.start()
         self._webhooks = Webhooks(store, lambda: self._runner.target.settings.webhooks)
         self._webhooks.start()
+        self._store, self._clock = store, clock
+        self._kpis: list[list[Any]] = []
+        self._counted_at = 0.0
         self._reporter = Reporter(told.run_dir, "controller", name, self._samples)
 
     async def _samples(self) -> list[list[Any]]:
-        return samples(self._runner.status)
+        now = self._clock.now()
+        if now - self._counted_at > KPIS_EVERY_S:
+            # Reads the record of a month: not at every look.
+            self._counted_at = now
+            self._kpis = await asyncio.to_thread(kpis.samples, self._store, now)
+        return [*samples(self._runner.status), *self._kpis]
 
     def status(self) -> dict[str, Any]:
         return self._runner.status.to_json()

@@ -1,4 +1,4 @@
-"""The record on a real engine: a second version as planned, and the way back while the first is warm."""
+"""The record on a real engine: a second version, a failed one, the way back while the first is warm, a backup that serves elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write(folder: Path, versions: str, stable: int) -> Path:
     return write_model(folder, "echo", versions, traffic={"stable": stable})
 
 
-def test_a_change_comes_as_planned_and_is_undone_at_once(tmp_path: Path) -> None:
+def test_a_change_is_planned_recorded_undone_and_restored(tmp_path: Path) -> None:
     file = write(tmp_path, "1", 1)
     engine = RunningEngine(tmp_path / "state", file)
     try:
@@ -25,8 +25,13 @@ def test_a_change_comes_as_planned_and_is_undone_at_once(tmp_path: Path) -> None
         first = engine.answering_process("echo")
         _a_plan_comes_true(engine, tmp_path)
         _the_way_back_is_quick(engine, first)
+        _a_failed_version_touches_nothing(engine, tmp_path)
+        _the_record_tells_it(engine)
+        made = engine.serving("backup", str(tmp_path / "backup.tar"), "--artefacts")
+        assert made.returncode == 0, made.stderr
     finally:
         engine.stop()
+    _the_backup_serves(tmp_path)
 
 
 def _a_plan_comes_true(engine: RunningEngine, folder: Path) -> None:
@@ -54,3 +59,46 @@ def _the_way_back_is_quick(engine: RunningEngine, first: int) -> None:
     assert moved, back.stderr
     assert engine.answering_process("echo") == first  # it was warm: nothing was started
     wait(lambda: len(engine.status()["versions"]) == 1, 10, "version 2 is no longer declared")
+
+
+def _a_failed_version_touches_nothing(engine: RunningEngine, folder: Path) -> None:
+    broken = write_model(folder / "broken", "echo", "3", broken=True)
+    failed = engine.serving("apply", str(broken))
+    assert failed.returncode == 1
+    assert "the weights are not there" in failed.stderr
+    assert engine.predict("echo").json()["model_version"] == "1"
+    assert engine.status()["answering"] == {"echo": "1"}
+    assert engine.serving("rollback", "echo").returncode == 0
+    assert engine.status()["failed"] == []
+
+
+def _the_record_tells_it(engine: RunningEngine) -> None:
+    revisions = json.loads(engine.serving("history", "echo", "--json").stdout)["revisions"]
+    assert [(r["revision"], r["author"], r["reason"]) for r in revisions[2:4]] == [(3, "bob", "it was not"), (2, "ann", "a better one")]
+    assert "stable" in engine.serving("history", "--show", "2").stdout
+    events = json.loads(engine.serving("events", "--model", "echo", "--json").stdout)["events"]
+    kinds = [e["kind"] for e in events]
+    assert (kinds[0], set(kinds[1:4])) == ("apply", {"traffic", "version.ready", "live"})
+    assert kinds.count("rollback") == 2
+    assert "version.failed" in kinds
+    checked = engine.serving("events", "--verify")
+    assert (checked.returncode, checked.stdout[:6]) == (0, "intact")
+    figures = json.loads(engine.serving("kpis", "--json").stdout)["models"]["echo"]
+    assert (figures["deployments"], figures["changes"], figures["failures"]) == (2, 3, 2)
+
+
+def _the_backup_serves(folder: Path) -> None:
+    (folder / "echo.py").unlink()
+    engine = RunningEngine(folder / "unused")
+    assert "nothing to serve" in engine.refusal()
+    restored = engine.serving("restore", str(folder / "backup.tar"), "--state-dir", str(folder / "restored"))
+    assert restored.returncode == 0, restored.stderr
+    assert "echo/1 run from" in restored.stderr
+    engine = RunningEngine(folder / "restored")
+    try:
+        engine.wait_ready()
+        assert engine.predict("echo").json()["model_version"] == "1"
+        events = json.loads(engine.serving("events", "--kind", "engine", "--json").stdout)["events"]
+        assert [e["kind"] for e in events] == ["engine.started", "engine.started"]
+    finally:
+        engine.stop()

@@ -112,7 +112,9 @@ def test_a_stranger_is_told_how_to_ask(client: Client) -> None:
     assert client.get("/v2") == client.get("/v2/models/m") == client.get("/nowhere") == 401
 
 
-@pytest.mark.parametrize("line", [bearer(CI), basic(CI), f"x-api-key: {CI}", f"X-API-Key: {CI}"])
+@pytest.mark.parametrize(
+    "line", [bearer(CI), basic(CI), f"x-api-key: {CI}", f"X-API-Key: {CI}"], ids=["bearer", "basic", "header", "HEADER"]
+)
 def test_a_key_opens_however_it_is_sent(client: Client, line: str) -> None:
     assert [client.ask(line)[0] for _ in range(3)] == [200, 200, 200]
 
