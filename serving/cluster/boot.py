@@ -55,7 +55,8 @@ class Boot:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls(**json.loads(text))
+        told = json.loads(text)
+        return cls(**{**told, "repositories": tuple(told["repositories"])})
 
     def target(self) -> Target | None:
         """Return what the files say that `up` was given; None where it was given none: then the last revision runs again."""
