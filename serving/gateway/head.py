@@ -111,7 +111,7 @@ class _Collector:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        self.headers.append((name.lower(), value.rstrip(b" \t")))  # httptools leaves what stands behind a value
 
     def on_headers_complete(self) -> None:
         self.complete = True

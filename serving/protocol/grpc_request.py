@@ -77,8 +77,14 @@ def read_contents(declared: Declared, accepted: Accepted, contract: Contract) ->
     for i in range(len(buffers) - 1, -1, -1):
         spec = accepted.specs[i]
         contents = declared.contents[i]
-        if contents is None or declared.shared[i] is not None:
-            if accepted.counts[i] and declared.shared[i] is None:
+        if declared.shared[i] is not None:
+            if contents is not None:
+                raise SignatureMismatch(
+                    f"unexpected 'content' provided when using shared memory for input tensor '{spec.name}' for model '{contract.model}'"
+                )
+            continue
+        if contents is None:
+            if accepted.counts[i]:
                 raise no_data(spec.name, contract.model)
             continue
         buffers[i] = _to_wire(contents, spec, contract)

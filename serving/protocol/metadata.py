@@ -18,6 +18,7 @@ EXTENSIONS: Final = (
     "model_repository(unload_dependents)",
     "parameters",
     "schedule_policy",
+    "sequence",
     "statistics",
     "trace",
 )

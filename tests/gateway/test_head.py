@@ -67,7 +67,7 @@ def test_garbage_raises_decode_error_or_parses(data: bytes) -> None:
         pass
 
 
-@pytest.mark.parametrize(("value", "length"), [("0", 0), ("17", 17), ("abc", -1), ("-3", -1), ("", -1), ("9" * 30, -1)])
+@pytest.mark.parametrize(("value", "length"), [("0", 0), ("17", 17), ("17 \t", 17), ("abc", -1), ("-3", -1), ("", -1), ("9" * 30, -1)])
 def test_the_inference_header_length_is_a_number_or_marked(value: str, length: int) -> None:
     assert parse_head(head(f"Inference-Header-Content-Length: {value}")).inference_header_length == length
 

@@ -130,6 +130,12 @@ def test_raw_contents_are_those_of_the_other_inputs(raws: list[bytes]) -> None:
         GrpcCodec("simple", "1", SIMPLE).decode(Splitter().split(told.SerializeToString()))
 
 
+def test_an_input_in_memory_has_no_contents() -> None:
+    told = message(declared(int_contents=range(16)), declared("INPUT1", int_contents=range(16)) | {"parameters": G_A})
+    with pytest.raises(InvalidArgument, match="unexpected 'content' provided when using shared memory for input tensor 'INPUT1'"):
+        GrpcCodec("simple", "1", SIMPLE).decode(Splitter().split(told.SerializeToString()))
+
+
 def test_classes_do_not_go_to_memory() -> None:
     wanted = {"name": "OUTPUT0", "parameters": A | {"classification": 1}}
     with pytest.raises(InvalidArgument, match="shared memory can't be set on classification output"):
