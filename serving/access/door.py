@@ -37,7 +37,7 @@ class Door:
         key = self._keys.get(number)
         # the same words for both, so that nobody learns which keys there are
         if key is None or not key.opens(secret):
-            raise Unauthenticated("this API key is not known here; it may have been revoked")
+            raise Unauthenticated("this API key is not known here; it may have been revoked, or have expired")
         if 0.0 < key.until <= now:
             raise Unauthenticated(f"the API key '{key.name}' has expired")
         return self._identities[number]

@@ -99,7 +99,11 @@ class TokenVerifier:
             raise Unauthenticated("the token has extensions that are not known here")
         fitting = [key for name, key in self._keys if kid is None or name == kid]
         if len(fitting) != 1:
-            said = "no kid, and the key set has several keys" if kid is None else f"kid '{str(kid)[:80]}', which the key set has not once"
+            said = (
+                "no kid, and the key set has several keys"
+                if kid is None
+                else f"kid '{str(kid)[:80]}', of which the key set has {len(fitting)}"
+            )
             raise Unauthenticated(f"the token has {said}")
         if not _fits(fitting[0], str(algorithm)):
             raise Unauthenticated(f"the token is signed with '{algorithm}', its key is for {fitting[0].algorithm_name}")

@@ -18,6 +18,8 @@ from serving.cli.saved_plan import SavedPlan
 
 DEFAULT_URL = "http://127.0.0.1:8003"
 POLL_S = 0.25
+AWAY_S = 30.0
+"""How long a controller may be away, once it has taken an order: a killed one is back after some seconds, and goes on with it."""
 Reason = Annotated[str, typer.Option(help="Why; kept with the revision and its events.")]
 Author = Annotated[str, typer.Option(help="Who; kept with the revision. Default: your user name.")]
 Url = Annotated[str, typer.Option("--url", envvar="SERVING_CONTROL_URL", help="The control API of the engine.")]
@@ -112,7 +114,7 @@ def follow(url: str, revision: int, timeout_s: float, models: Collection[str] = 
     started = time.monotonic()
     told: dict[str, str] = {}
     while True:
-        answer = ask("GET", url, "/api/status")
+        answer = ask("GET", url, "/api/status", patience_s=AWAY_S if timeout_s else 0.0)
         for v in answer["versions"]:
             key, state = f"{v['model']}/{v['version']}", v["state"]
             if v["model"] in models and told.get(key) != state:
@@ -136,20 +138,35 @@ def _only_failed_are_left(answer: dict[str, Any], models: Collection[str]) -> bo
     return "failed" in states and "starting" not in states
 
 
-def ask(method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:
-    """Return the API's answer; what went wrong ends the command with one sentence."""
+def ask(method: str, url: str, path: str, json: Any = None, patience_s: float = 0.0) -> dict[str, Any]:
+    """Return the API's answer; what went wrong ends the command with one sentence.
+
+    patience_s  for how long it is asked again where nobody answers; only for what may be asked twice
+    """
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            response = httpx.request(
+                method, url.rstrip("/") + path, json=json, headers=headers(url), verify=trust(url), timeout=30.0, trust_env=False
+            )
+            break
+        except httpx.InvalidURL as error:
+            fail(f"{url} is not a URL: {error}")
+        except httpx.TransportError as error:
+            if time.monotonic() > end:
+                fail(f"no engine answers at {url} ({error}); {_hint(url, error)}")
+            time.sleep(POLL_S)
     try:
-        response = httpx.request(
-            method, url.rstrip("/") + path, json=json, headers=headers(url), verify=trust(url), timeout=30.0, trust_env=False
-        )
         body: dict[str, Any] = response.json()
-    except httpx.InvalidURL as error:
-        fail(f"{url} is not a URL: {error}")
-    except httpx.TransportError as error:
-        fail(f"no engine answers at {url} ({error}); is it up? --url or SERVING_CONTROL_URL name another")
     except ValueError:
         fail(f"{url} is not the control API of an engine: it answered {response.status_code} without JSON")
     if response.is_error:
         hint = "; give --api-key or set SERVING_API_KEY" if response.status_code == 401 else ""
         fail(str(body.get("error", f"the engine answered {response.status_code}")) + hint)
     return body
+
+
+def _hint(url: str, error: httpx.TransportError) -> str:
+    if url.startswith("http://") and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+        return f"does it speak TLS? Then it is --url https://{url.removeprefix('http://')}"
+    return "is it up? --url or SERVING_CONTROL_URL name another"

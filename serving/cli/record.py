@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from serving.cli.control import DEFAULT_URL, Author, Reason, Timeout, Url, ask, follow
+from serving.cli.control import AWAY_S, DEFAULT_URL, Author, Reason, Timeout, Url, ask, follow
 from serving.cli.files import user_name
 from serving.cli.moment import moment, seconds, shown
 from serving.cli.output import fail, print_json, print_lines, print_table, say
@@ -71,7 +71,7 @@ def rollback(
     stable, revision = answer["stable"], answer["revision"]
     while answer["answering"].get(model) != stable and time.monotonic() - started < min(MOVED_S, timeout):
         time.sleep(POLL_S)
-        answer = ask("GET", url, "/api/status")
+        answer = ask("GET", url, "/api/status", patience_s=AWAY_S)
     if answer["answering"].get(model) == stable:
         say(f"{time.monotonic() - started:6.2f} s  every gateway sends {model} to version {stable}")
     follow(url, revision, timeout, {model})

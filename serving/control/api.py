@@ -27,6 +27,7 @@ from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from serving.access.credential import CHALLENGE
 from serving.control.acceptance import Act
@@ -88,6 +89,7 @@ def create_app(
     app.middleware("http")(_same_site_only)
     app.exception_handler(ServingError)(_serving_error)
     app.exception_handler(RequestValidationError)(_validation_error)
+    app.exception_handler(HTTPException)(_http_error)
 
     def answer(revision: int, wait_s: float) -> dict[str, Any]:
         status = runner.wait(revision, wait_s) if wait_s else runner.status
@@ -146,6 +148,12 @@ async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     words = [f"{'.'.join(str(step) for step in e['loc'][1:]) or 'body'}: {e['msg']}" for e in error.errors()]
     return JSONResponse({"error": "; ".join(words)}, 400)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """A path that there is not, or another method than it has."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _identified(guard: Guard) -> Middleware:

@@ -82,6 +82,8 @@ def restore(archive: Path, state_dir: Path, author: str, at: float) -> dict[str,
         problem = store.verify(manifest["head"]).problem
         if problem and manifest["intact"]:
             raise InvalidArgument(f"the record in {archive} does not hold: {problem}")
+        if problem:
+            said.append(f"the record did not hold when the backup was made, and does not now: {problem}")
         latest = store.latest()
         store.record([Event("restore", f"the state comes from a backup of revision {manifest['revision']}", who=author)], at)
         if latest is not None:

@@ -39,7 +39,7 @@ def load(files: Iterable[str | Path], others: Sequence[Source] = ()) -> Target:
         except InvalidSpec as invalid:
             problems += invalid.problems
     if problems:
-        raise InvalidSpec([*problems, *_check(sources)[1]])
+        raise InvalidSpec([*problems, *_check(sources, whole=False)[1]])
     return parse(sources)
 
 
@@ -83,8 +83,11 @@ def _read(path: Path) -> Source:
         raise InvalidSpec([Problem(str(path), line, column, "not UTF-8 text")]) from None
 
 
-def _check(sources: Sequence[Source]) -> tuple[list[CheckedFile], list[Problem]]:
-    """Return the files that are YAML, and what is wrong in and between all of them, in the order of the files."""
+def _check(sources: Sequence[Source], whole: bool = True) -> tuple[list[CheckedFile], list[Problem]]:
+    """Return the files that are YAML, and what is wrong in and between all of them, in the order of the files.
+
+    whole: these are all files, so that one of them has to declare models
+    """
     checked: list[CheckedFile] = []
     problems: list[Problem] = []
     first: dict[Place, Problem] = {}
@@ -101,7 +104,7 @@ def _check(sources: Sequence[Source]) -> tuple[list[CheckedFile], list[Problem]]
             _report(file, model_findings(name, model, source.folder))
         _declare(file, first)
         problems += sorted(file.problems)
-    if not problems and not any("models" in file.document.data for file in checked):
+    if whole and not problems and not any("models" in file.document.data for file in checked):
         last = checked[-1].document.file if checked else ""
         problems.append(Problem(last, 1, 1, "declares no models; expected 'models:' with at least one name under it"))
     made = {source.file for source in sources if source.generated}

@@ -28,7 +28,7 @@ class PaperEngine:
         self.asked: list[tuple[str, Any]] = []
         self.unfit: list[dict[str, Any]] = []
 
-    def ask(self, method: str, url: str, path: str, json: Any = None) -> dict[str, Any]:
+    def ask(self, method: str, url: str, path: str, json: Any = None, patience_s: float = 0.0) -> dict[str, Any]:
         self.asked.append((path, json))
         if path == "/api/target":
             return self.running.to_json()

@@ -82,6 +82,13 @@ async def test_yaml_texts_are_taken_and_their_errors_given_back(client: httpx.As
     assert (refused.status_code, refused.json()) == (400, {"error": "a.yaml:1:1: wrong"})
 
 
+async def test_a_path_that_there_is_not_is_told_like_every_error(client: httpx.AsyncClient) -> None:
+    unknown, wrong = await client.get("/api/stats"), await client.put("/api/status")
+    assert (unknown.status_code, unknown.json()) == (404, {"error": "Not Found"})
+    assert (wrong.status_code, wrong.json()) == (405, {"error": "Method Not Allowed"})
+    assert wrong.headers["allow"] == "GET"
+
+
 async def test_a_model_is_deleted_once(client: httpx.AsyncClient) -> None:
     await client.post("/api/apply", json={"target": target("mlp/1", "echo/1").to_json(), "wait_s": 10})
     assert (await client.delete("/api/models/mlp", params={"wait_s": 10})).json()["settled"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sqlite3
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
@@ -73,6 +74,19 @@ def test_a_model_whose_file_is_gone_runs_from_the_backup(tmp_path: Path, made: P
         (d,) = latest.target.deployments
         assert Path(d.plan.artefact).read_text() == "class M: pass\n"
         assert (latest.author, d.plan.artefact) == ("bob", str(tmp_path / "new" / "artefacts" / d.digest / "model.py"))
+
+
+def test_a_record_that_did_not_hold_is_restored_and_said(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "old" / "state.db")
+    store.append(target("mlp/1"), "ann", "", 1.5, [], [Event("apply", "mlp/1 starts", "mlp"), Event("live", "mlp/1", "mlp")])
+    with closing(sqlite3.connect(tmp_path / "old" / "state.db")) as database:
+        database.execute("UPDATE events SET at = 7 WHERE number = 1")
+        database.commit()
+    assert not backup.write(store, tmp_path / "backup.tar", 2.5)["intact"]
+    store.close()
+    (said,) = backup.restore(tmp_path / "backup.tar", tmp_path / "new", "bob", 9.0)["said"]
+    assert said.startswith("the record did not hold when the backup was made")
+    assert "event 1" in said
 
 
 def test_a_directory_with_a_state_is_left_alone(tmp_path: Path, made: Path) -> None:

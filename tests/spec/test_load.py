@@ -197,6 +197,12 @@ def test_files_that_cannot_be_read_and_wrong_ones_are_told_together(folder: Path
     ]
 
 
+def test_of_a_file_that_cannot_be_read_nothing_else_is_said(folder: Path) -> None:
+    with pytest.raises(InvalidSpec) as raised:
+        load([folder / "none.yaml"])
+    assert [p.message for p in raised.value.problems] == ["cannot be read: No such file or directory"]
+
+
 def test_no_files_declare_nothing() -> None:
     with pytest.raises(InvalidSpec, match="declares no models"):
         load([])
