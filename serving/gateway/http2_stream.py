@@ -17,6 +17,7 @@ from serving.gateway.http2_frames import Http2Code
 from serving.gateway.ports import BodyReader, Cancellable, Host
 from serving.inference import Buffer
 from serving.protocol.grpc_frame import PREFIX_BYTES
+from serving.protocol.status import error_json
 
 PLACED_BYTES = 64 * 1024
 """A message from this size on is put where it will be read (shared memory, where there is some) as it comes; smaller ones are joined."""
@@ -238,7 +239,7 @@ class Http2Stream:
         elif self.head.action.fail is not None:
             self.head.action.fail(self, error)
         else:
-            self.write_plain(400, error.message.encode())
+            self.write_plain(400, error_json(error.message))
 
     def bug(self, error: Exception) -> None:
         """Report what should not have happened, and end the request with it: its client must not wait for ever."""
@@ -290,9 +291,9 @@ class Http2Stream:
             self.wire.write_block(self, self.wire.refusal(status, message, retry_ms), True)
 
     def write_plain(self, status: int, text: bytes) -> None:
-        """Answer a request that is not gRPC."""
+        """Answer a request that is not gRPC, in JSON."""
         if not self.over:
-            self.wire.write_block(self, self.wire.plain(status, b"text/plain"), False)
+            self.wire.write_block(self, self.wire.plain(status, b"application/json"), False)
             self.out = deque([memoryview(text)])
             self.tail = b""
             self.wire.pump(self)

@@ -71,7 +71,7 @@ class RestApi:
             case ["v2", "models", model, *rest] if model and rest != ["trace", "setting"]:
                 return self._model(head, model, rest)
             case ["v2", *rest] if (found := rest_run(self._wishes, rest)) is not None:
-                return rest_errand(found[1]) if head.method in found[0] else _WRONG_METHOD
+                return rest_errand(found[1]) if head.method in found[0] else _wrong_method(*found[0])
         return _NOT_FOUND
 
     def _model(self, head: Head, model: str, rest: list[str]) -> Action:
@@ -244,7 +244,7 @@ class RestApi:
         async def run(_: bytes) -> bytes:
             return statistics.to_json(await self._counts.of(model, version))
 
-        return rest_errand(run) if head.method in (b"GET", b"HEAD") else _WRONG_METHOD
+        return rest_errand(run) if head.method in _READS else _wrong_method(*_READS)
 
     def _model_ready(self, connection: HttpConnection, model: str, version: str) -> None:
         try:
@@ -260,13 +260,18 @@ class RestApi:
 
 
 def _get(head: Head, run: Any) -> Action:
-    if head.method not in (b"GET", b"HEAD"):
-        return _WRONG_METHOD
+    if head.method not in _READS:
+        return _wrong_method(*_READS)
     return Action(lambda connection, head, body: run(connection))
 
 
 def _post(head: Head, action: Action) -> Action:
-    return action if head.method == b"POST" else _WRONG_METHOD
+    return action if head.method == b"POST" else _wrong_method(b"POST")
+
+
+def _wrong_method(*allowed: bytes) -> Action:
+    allow = b"Allow: %s\r\n" % b", ".join(allowed)
+    return Action(lambda connection, head, body: connection.respond(405, JSON, error_json(metadata.METHOD_NOT_ALLOWED), allow))
 
 
 def _failing(error: ServingError) -> Action:
@@ -278,5 +283,5 @@ def _unsupported_coding(error: Unsupported, accepted: bytes = b"gzip, deflate") 
     return Action(lambda connection, head, _: connection.respond(status, JSON, body, b"Accept-Encoding: %s\r\n" % accepted))
 
 
+_READS = (b"GET", b"HEAD")
 _NOT_FOUND = Action(lambda connection, head, body: connection.respond(404, JSON, error_json(metadata.NOT_FOUND)))
-_WRONG_METHOD = Action(lambda connection, head, body: connection.respond(405, JSON, error_json(metadata.METHOD_NOT_ALLOWED)))

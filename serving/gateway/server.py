@@ -32,6 +32,7 @@ from serving.gateway.service import Service
 from serving.gateway.statistics import Source, Statistics
 from serving.gateway.tally import Tally
 from serving.protocol.settings import log_of
+from serving.protocol.status import error_json
 from serving.state import DESK_SOCKET, GatewayLimits, GatewayState
 
 logger = logging.getLogger(__name__)
@@ -270,7 +271,8 @@ class _Host:
     def _route2(self, head: Head) -> Action:
         """The same for HTTP/2, which is for gRPC here."""
         self._name_client(head)
-        if not head.headers.get(b"content-type", b"").startswith(b"application/grpc") or head.method != b"POST":
+        kind = head.headers.get(b"content-type", b"")
+        if not (kind == _GRPC or kind.startswith((_GRPC + b"+", _GRPC + b";"))) or head.method != b"POST":
             return _NOT_GRPC
         return self.gate.guard(head, self.grpc2.route(head), self.grpc2.message)
 
@@ -344,7 +346,8 @@ def _take_log_settings(log: Mapping[str, Any]) -> None:
 
 
 def _not_grpc(stream: Http2Stream, head: Head, body: object) -> None:
-    stream.write_plain(415, b"HTTP/2 is for gRPC here; REST speaks HTTP/1.1\n")
+    stream.write_plain(415, error_json("HTTP/2 is for gRPC here; REST speaks HTTP/1.1"))
 
 
+_GRPC = b"application/grpc"
 _NOT_GRPC = Action(_not_grpc)

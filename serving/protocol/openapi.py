@@ -212,7 +212,7 @@ def _paths() -> Json:
 _NAMES: Final[Json] = {
     "model": {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"},
     "version": {"type": "string", "pattern": "^(0|[1-9][0-9]{0,17})$"},
-    "region": {"type": "string", "pattern": "^[A-Za-z0-9_.-]+$"},
+    "region": {"type": "string", "pattern": "^[^/]+$"},
 }
 PATHS: Final = _paths()
 

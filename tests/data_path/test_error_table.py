@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -252,3 +254,24 @@ def test_methods_that_are_not_there(path: DataPath) -> None:
             with pytest.raises(grpc.RpcError) as refused:
                 channel.unary_unary(method)(b"", timeout=10)
             assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+@pytest.mark.parametrize("kind", ["application/json", "application/grpc-web+proto", "application/grpcx"])
+def test_http2_that_is_not_grpc(path: DataPath, kind: str) -> None:
+    """Asked of the REST port, where no HAProxy stands before the gateway."""
+    where = f"http://{path.rest}/inference.GRPCInferenceService/ServerLive"
+    words = [
+        "curl",
+        "-s",
+        "--http2-prior-knowledge",
+        "-w",
+        "%{http_code} %{content_type}",
+        "-H",
+        f"Content-Type: {kind}",
+        "-d",
+        "{}",
+        where,
+    ]
+    told = subprocess.run(words, capture_output=True, timeout=20, check=True, text=True).stdout
+    assert told == '{"error":"HTTP/2 is for gRPC here; REST speaks HTTP/1.1"}415 application/json'

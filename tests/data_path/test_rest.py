@@ -54,6 +54,10 @@ def test_paths_and_methods_that_are_not_there(path: DataPath) -> None:
         ):
             answer = client.request(method, where)
             assert (answer.status_code, answer.json()) == (status, {"error": text})
+            assert (answer.headers.get("allow") is not None) == (status == 405)
+        assert client.delete("/v2").headers["allow"] == "GET, HEAD"
+        assert client.get("/v2/models/pair/infer").headers["allow"] == "POST"
+        assert client.delete("/v2/logging").headers["allow"] == "GET, HEAD, POST"
         for where in ("/v2/", "/v2?x=y", "/v2/health/live/"):
             assert client.get(where).status_code == 200
         assert client.get("/v2/health/live").json() == {"live": True}
