@@ -32,6 +32,13 @@ def test_every_link_into_the_repository_leads_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+@pytest.mark.parametrize("file", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "serving/README.md", "benchmarks/README.md"])
+def test_a_blank_line_stands_before_each_heading(file: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / file).read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^#", text, re.MULTILINE)
+    assert re.findall(r"[^\n]\n(#{1,6} .*)", text) == []
+
+
 def test_the_example_of_an_own_model_is_valid(tmp_path: Path) -> None:
     block, _ = blocks("yaml")
     samples = [sys.executable, str(ROOT / "scripts" / "samples.py"), "digits"]
