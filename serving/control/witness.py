@@ -124,7 +124,7 @@ class Witness:
             return
         if known is None:
             if v.running >= asked.replicas and v.key in sight.settled:
-                self._full[v.key] = asked, v.running
+                self._full[v.key] = asked, asked.replicas
             return
         was, now = known[1], min(v.running, asked.replicas)
         if now == was:
