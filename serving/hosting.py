@@ -57,6 +57,7 @@ class VersionPlan:
     options     keyword arguments of the entry class
     signature   as declared; None = taken from the artefact
     threads     threads that one call of the model may use
+    memory_mb   memory that the process of a replica may take; 0 = no limit
     warm_up     batch sizes to run before the version counts as ready; () = 1 and the largest
     decoupled   a request has any number of answers; also where the artefact says so by itself
     sequence    the model keeps a state per sequence of requests; None = each request stands alone
@@ -72,6 +73,7 @@ class VersionPlan:
     signature: Signature | None = None
     batching: BatchPolicy = BatchPolicy()
     threads: int = 1
+    memory_mb: int = 0
     warm_up: tuple[int, ...] = ()
     decoupled: bool = False
     sequence: SequencePolicy | None = None
@@ -93,7 +95,7 @@ class HostPlan:
             return {
                 **{
                     k: getattr(v, k)
-                    for k in ("model", "version", "runtime", "artefact", "entry", "weights", "options", "threads", "decoupled")
+                    for k in ("model", "version", "runtime", "artefact", "entry", "weights", "options", "threads", "memory_mb", "decoupled")
                 },
                 "signature": v.signature.to_json() if v.signature else None,
                 "batching": asdict(v.batching),

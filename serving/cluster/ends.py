@@ -8,6 +8,8 @@ import socket
 from collections import deque
 from pathlib import Path
 
+from serving.cluster import memory
+
 FOLDER = "ends"
 KEPT = 256
 """Notes that are kept."""
@@ -83,6 +85,8 @@ def cause(run_dir: Path, pid: int, after: float) -> str:
         code = int((run_dir / FOLDER / str(pid)).read_text())
     except (OSError, ValueError):
         return "ended"
+    if code == memory.EXIT_CODE:
+        return "was ended: it took more memory than resources.memory_mb"
     if code >= 0:
         return f"ended with exit code {code}"
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.cluster import serve_api
+from serving.cluster.memory import MemoryLimit
 from serving.cluster.shell import enter, go_first
 from serving.cluster.starts import Starts
 from serving.edge import Reporter
@@ -36,6 +37,8 @@ class Replica:
         self._starts = Starts(Path(told.run_dir), key)
         await self._starts.turn(code)
         self._starts.begin(name, code)
+        if limit_mb := sum(version.memory_mb for version in held.versions):
+            MemoryLimit(limit_mb, self._starts.failed).start()
         self._host = ReplicaHost(held, name, told.run_dir, tcp_host, device=device)
         try:
             await asyncio.to_thread(self._host.start, _note)

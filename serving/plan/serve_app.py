@@ -42,6 +42,7 @@ def code_facts(deployment: DeploymentTarget) -> dict[str, str]:
         "execution": plan.batching.execution,
         "warm_up": list(plan.warm_up),
         "threads": plan.threads,
+        "memory_mb": plan.memory_mb or None,
         "sequence": asdict(plan.sequence) if plan.sequence else None,
         "cpus": float(deployment.cpus),
         "gpus": float(deployment.gpus),
@@ -54,6 +55,7 @@ def code_facts(deployment: DeploymentTarget) -> dict[str, str]:
 def code_version(deployment: DeploymentTarget) -> str:
     """Return 16 hex digits that change exactly when the deployment needs new replicas; the same on every machine."""
     facts = code_facts(deployment)
-    if not deployment.plan.sequence:
-        del facts["sequence"]  # as in releases that did not know it
+    for later in ("sequence", "memory_mb"):
+        if not getattr(deployment.plan, later):
+            del facts[later]  # as in releases that did not know it
     return hashlib.sha256("\n".join(facts.values()).encode()).hexdigest()[:16]

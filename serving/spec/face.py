@@ -245,6 +245,12 @@ class ResourcesFace(Face):
         default_factory=dict, description="Labels that a node must have to run a replica.", examples=[{"zone": "eu-1"}]
     )
     threads: int = Field(default=1, ge=1, le=1024, description="Threads that one call of the model may use.")
+    memory_mb: int = Field(
+        default=0,
+        ge=0,
+        le=16_777_216,
+        description="Memory that a replica's process may take, in MB; an empty one has some 150. One with more is ended. 0: no limit.",
+    )
 
 
 class WarmUpFace(Face):

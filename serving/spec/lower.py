@@ -107,6 +107,7 @@ def deployment(v: Inherited, folder: Path) -> DeploymentTarget:
         signature=_signature(v.signature, v.batching.max_batch_size) if v.signature else None,
         batching=_policy(v.batching, v),
         threads=resources.threads,
+        memory_mb=resources.memory_mb,
         warm_up=tuple(v.warm_up.batch_sizes),
         decoupled=v.decoupled,
         sequence=SequencePolicy(v.sequence.max_idle_s, v.sequence.max_sequences) if v.sequence else None,

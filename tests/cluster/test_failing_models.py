@@ -42,6 +42,9 @@ class Loads:
     def is_killed(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def eats(self):
+        self.eaten = [np.ones(1 << 24) for _ in range(100)]  # 128 MB each
+
     def is_too_large(self):
         self.weights = np.ones((1 << 50,), np.float64)
 
@@ -59,6 +62,10 @@ class Crashes(Loads):
 
 class IsKilled(Loads):
     how = "is_killed"
+
+
+class Eats(Loads):
+    how = "eats"
 
 
 class TooLarge(Loads):
@@ -87,7 +94,7 @@ class Misnamed:
     def predict(self, inputs):
         return {"z": inputs["x"]}
 '''
-LOADS = {"exits": "Exits", "crashes": "Crashes", "is_killed": "IsKilled", "too_large": "TooLarge"}
+LOADS = {"exits": "Exits", "crashes": "Crashes", "is_killed": "IsKilled", "too_large": "TooLarge", "eats": "Eats"}
 
 
 def write(folder: Path) -> Path:
@@ -102,6 +109,7 @@ def write(folder: Path) -> Path:
             "versions": {"1": {"artefact": f"{name}.py", "runtime": "python", "entry": entry}},
             "signature": {"inputs": [{"name": "x", **tensor}], "outputs": [{"name": "y", **tensor}]},
             "batching": {"max_batch_size": 8},
+            "resources": {"memory_mb": 900},
         }
     file = folder / "failing.yaml"
     file.write_text(json.dumps({"models": models}))
@@ -139,6 +147,7 @@ def test_what_cannot_be_loaded_says_why_since_when_and_when_it_is_tried_again(en
         "crashes": "the replica's process crashed (SIGSEGV) while it was loading the model",
         "is_killed": "the replica's process was killed (SIGKILL: this machine was out of memory, or somebody killed it)",
         "too_large": "MemoryError: Unable to allocate 8.00 PiB",
+        "eats": "MB of memory, and resources.memory_mb is 900",
         "misnamed": "did not return output 'y'",
     }
     for model, reason in reasons.items():

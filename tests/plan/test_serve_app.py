@@ -26,6 +26,7 @@ SIGNATURE = Signature((TensorSpec("x", DType.FP32, (4,)),), (TensorSpec("y", DTy
         replace(BASE, plan=replace(BASE.plan, options={"width": 2})),
         replace(BASE, plan=replace(BASE.plan, signature=SIGNATURE)),
         replace(BASE, plan=replace(BASE.plan, threads=2)),
+        replace(BASE, plan=replace(BASE.plan, memory_mb=512)),
         replace(BASE, plan=replace(BASE.plan, warm_up=(1,))),
         replace(BASE, plan=replace(BASE.plan, batching=BatchPolicy(max_batch_size=32))),
         replace(BASE, plan=replace(BASE.plan, batching=BatchPolicy(max_batch_size=64, execution="inline"))),
