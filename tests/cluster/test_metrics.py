@@ -80,7 +80,7 @@ def test_batches_of_a_replica_that_was_killed_stay_on_the_page(engine: RunningEn
     kill_one(engine, "ray::ServeReplica:echo@1")
     wait(lambda: page(engine).get('serving_replicas{model="echo",state="running",version="1"}') == 2, REPLACED_S)
     assert page(engine)[batches] >= before
-    assert page(engine)['serving_processes{process="replica"}'] == 2
+    wait(lambda: page(engine).get('serving_processes{process="replica"}') == 2, REPLACED_S)
 
 
 def test_the_page_goes_on_without_the_controller(engine: RunningEngine) -> None:
