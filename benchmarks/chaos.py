@@ -32,6 +32,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "chaos.yaml"
 RESULTS = Path(__file__).parent / "results"
 SERVING = str(Path(sys.executable).with_name("serving"))
 WHOLE_S = 30.0
+UNSENT = "not sent"
 
 REPLICA, GATEWAY, EDGE, CONTROLLER = (f"ray::ServeReplica:{name}" for name in ("mlp@1", "gateways", "edge", "controller"))
 
@@ -47,10 +48,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Hurt:
-    """What one generator saw."""
+    """What one generator saw. unsent: due in the last moment; their connections were still being opened when the run ended."""
 
     requests: int
     failed: int
+    unsent: int
     kinds: dict[str, int]
     p99_ms: float
     max_ms: float
@@ -157,7 +159,10 @@ def strike(site: Site, fault: Fault, rate: float, seconds: float) -> dict[str, A
 def _read(file: Path) -> Hurt:
     found = json.loads(file.read_text())
     latency = found["latency_ms"]
-    return Hurt(found["answers"] + found["errors"], found["errors"], _kinds(found["errors_by_kind"]), latency["p99"], latency["max"])
+    kinds = _kinds(found["errors_by_kind"])
+    unsent = kinds.pop(UNSENT, 0)
+    sent = found["answers"] + found["errors"] - unsent
+    return Hurt(sent, found["errors"] - unsent, unsent, kinds, latency["p99"], latency["max"])
 
 
 def _kinds(kinds: dict[str, Any]) -> dict[str, int]:
