@@ -12,6 +12,7 @@ from typing import Any
 
 from serving.cluster import local_ray, serve_api
 from serving.cluster.office import DOWN, Office
+from serving.cluster.openness import who_may_ask
 from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
 from serving.cluster.serve_api import Application, ApplicationSeen
 from serving.cluster.session import Session
@@ -45,8 +46,7 @@ def serve(session: Session) -> int:
             some = f" · {len(failed)} of {len(status['versions'])} versions failed: {', '.join(failed)}" if failed else ""
             urls = session.boot.urls
             session.say(f"ready {urls['rest']} {urls['grpc']} control {urls['control']}{some}", sys.stdout)
-            if session.boot.access == "on" or (target.settings.access.enabled and not session.boot.access):
-                session.say(f"access is on; the first admin's key lies in {Path(session.boot.state_dir) / 'admin.key'}")
+            session.say(who_may_ask(session.boot, target))
             engine.watch()
         session.say("stopping")
     finally:
