@@ -58,6 +58,8 @@ class GatewayState:
     wishes: Wishes = field(default_factory=Wishes)
     access: AccessRules | None = None
     """Who may ask; None: everybody."""
+    base_path: str = ""
+    """REST is served under this path, too, such as "/models"."""
 
     @property
     def revision(self) -> int:
@@ -72,6 +74,7 @@ class GatewayState:
             "forward_headers": self.forward_headers,
             "wishes": self.wishes.to_json(),
             "access": self.access and self.access.to_json(),
+            "base_path": self.base_path,
         }
 
     @classmethod
@@ -85,4 +88,5 @@ class GatewayState:
             value["forward_headers"],
             Wishes.from_json(value["wishes"]),
             None if access is None else AccessRules.from_json(access),
+            value.get("base_path", ""),
         )

@@ -228,6 +228,7 @@ class Controller:
             forward_headers=settings.forward_headers,
             wishes=self.wishes.now,
             access=self._access(settings.access),
+            base_path=settings.base_path,
         )
         if self._state is None or replace(self._state, routes=replace(self._state.routes, revision=0)) != draft:
             number = self._store.next_publication()

@@ -245,6 +245,7 @@ class _Host:
         self.rest = RestApi(self.service, self.desk, self.statistics)
         self.grpc = GrpcApi(self.service, OverHttp1(), self.desk, self.statistics)
         self.grpc2 = GrpcApi(self.service, OverHttp2(), self.desk, self.statistics)
+        self._base_path = ""
         self.heads = HeadCache(self._route)
         self.heads2 = Http2Heads(self._route2)
 
@@ -259,6 +260,8 @@ class _Host:
 
     def _route(self, head: Head) -> Action:
         """Find the action of a head that was not seen before. Limits that the head alone can break are looked at here, not per request."""
+        if self._base_path and head.path.startswith(self._base_path):
+            head.path = head.path[len(self._base_path) - 1 :]
         self._name_client(head)
         grpc = head.method == b"POST" and head.headers.get(b"content-type", b"").startswith(b"application/grpc")
         action = self.gate.guard(head, self.grpc.route(head), self.grpc.message) if grpc else self.gate.guard(head, self.rest.route(head))
@@ -299,6 +302,7 @@ class _Host:
 
     def apply(self, state: GatewayState) -> int:
         self.limits = state.limits
+        self._base_path = f"{state.base_path}/" if state.base_path else ""
         before = self.service.wishes.log
         revision = self.service.apply(state)
         self.gate.apply(self.service.access)

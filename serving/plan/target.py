@@ -42,6 +42,7 @@ class EngineSettings:
     gateways   processes that speak REST and gRPC
     access     whether the engine asks who somebody is
     tls        certificates; taken when the engine starts, their files are read again when they change
+    base_path  REST is served under this path, too
     forward_headers  pattern of the names of headers that become parameters of requests
     client_shared_memory  clients may have tensors in shared memory of this machine
     edge       auto: HAProxy only where there is TLS; grpc: gRPC goes through it, REST does not; always: both do; off: never
@@ -55,6 +56,7 @@ class EngineSettings:
     tls: TlsSettings = field(default_factory=TlsSettings)
     client_shared_memory: bool = False
     forward_headers: str = ""
+    base_path: str = ""
     webhooks: tuple[Webhook, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

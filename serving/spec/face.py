@@ -430,6 +430,12 @@ class EngineFace(Face):
         ),
     )
     server_name: Text = Field(default=_engine.server_name, description="Name that the server's metadata shows.")
+    base_path: str = Field(
+        default=_engine.base_path,
+        pattern=r"^$|^(/[A-Za-z0-9._~-]+)+$",
+        description="REST is served under this path as well as without it, for proxies that put it in front. Empty: none.",
+        examples=["/serving"],
+    )
     forward_headers: Annotated[str, BeforeValidator(_pattern_text)] = Field(
         default=_engine.forward_headers,
         description=(

@@ -44,6 +44,7 @@ def settings(engine: EngineFace) -> EngineSettings:
         tls,
         client_shared_memory=engine.client_shared_memory,
         forward_headers=engine.forward_headers,
+        base_path=engine.base_path,
         webhooks=tuple(map(_webhook, engine.webhooks)),
     )
 

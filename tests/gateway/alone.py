@@ -45,10 +45,12 @@ class LoneGateway:
         loop.set_exception_handler(lambda loop, fault: self.faults.append(fault))
         host.service.attach(LocalChannel(loop, host.service.deliver, [Description("m", "1", SIGNATURE, "here")], _echo))
 
-    def limit(self, limits: GatewayLimits, access: AccessRules | None = None) -> None:
-        """Apply other limits, and who may ask."""
+    def limit(self, limits: GatewayLimits, access: AccessRules | None = None, base_path: str = "") -> None:
+        """Apply other limits, and who may ask under which path."""
         self.revision += 1
-        self.server.apply(GatewayState(RouteTable(self.revision, {"m": Route("m", "1", ("1",))}), limits, access=access))
+        self.server.apply(
+            GatewayState(RouteTable(self.revision, {"m": Route("m", "1", ("1",))}), limits, access=access, base_path=base_path)
+        )
 
     @property
     def host(self) -> Any:

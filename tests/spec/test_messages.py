@@ -82,8 +82,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "unknown at the top": (
         "zzz: 1\nmodels: {}",
         [
-            "f.yaml:1:1: unknown key 'zzz'; expected one of gateways, edge, server_name, forward_headers, client_shared_memory, limits, "
-            "access, tls, webhooks, models"
+            "f.yaml:1:1: unknown key 'zzz'; expected one of gateways, edge, server_name, base_path, forward_headers, client_shared_memory, "
+            "limits, access, tls, webhooks, models"
         ],
     ),
     "misspelt in a model": (model("replica: 2"), ["f.yaml:4:5: unknown key 'replica' in models.mlp; did you mean 'replicas'?"]),
