@@ -89,7 +89,8 @@ def test_answers_are_compared_with_a_file(engine: DataPath, protocol: Wire, tmp_
     np.savez(tmp_path / "out.npz", sum=a + b)
     asked = Asked("pair", input=tmp_path / "in.npz", expect=tmp_path / "out.npz", batch_size=2)
     right = run(scenario(engine, protocol, asked, load=few(30)))
-    assert (right.answers, right.errors, right.warnings) == (30, 0, [])
+    of_the_file = [warning for warning in right.warnings if "the machine was" not in warning]
+    assert (right.answers, right.errors, of_the_file) == (30, 0, [])
     np.savez(tmp_path / "out.npz", sum=a + b + (np.arange(7) == 3)[:, None])
     wrong = run(scenario(engine, protocol, asked, load=few(30)))
     assert set(wrong.errors_by_kind) == {"wrong body"}
