@@ -51,7 +51,11 @@ async def test_a_thousand_calls_wait_on_one_connection(node: DataPath) -> None:
 
 
 async def test_a_gateway_that_leaves_answers_all_that_was_sent_to_it(node: DataPath) -> None:
-    """Without retries: each call that fails is a call that was lost."""
+    """Each call that fails is a call that was lost.
+
+    Retries are left on: a call that has chosen its connection when the GOAWAY comes in cannot leave any more, and gRPC chooses again
+    for it (https://github.com/grpc/grpc/issues/19969). What has left the client is not sent twice: no retry policy allows it.
+    """
     a = await asyncio.to_thread(node.gateway, "a")
     stop = False
     failed: list[str] = []
@@ -59,7 +63,7 @@ async def test_a_gateway_that_leaves_answers_all_that_was_sent_to_it(node: DataP
 
     async def client(number: int) -> None:
         nonlocal done
-        async with grpc.aio.insecure_channel(node.grpc, ALONE) as channel:
+        async with grpc.aio.insecure_channel(node.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while not stop:
                 value = np.full((1, 4), number, np.float32)
