@@ -31,6 +31,8 @@ TRAVERSAL = "model name must not contain path traversal characters"
 MAX_FILES, MAX_FILE_BYTES = 1000, 512 << 20
 """Of one load request; bytes of all its files together."""
 _AT_ONCE = 64
+CLIENT = "client"
+"""Who, while nobody is asked who they are."""
 _STATES = {"ready": "READY", "starting": "LOADING", "failed": "UNAVAILABLE", "stopping": "UNLOADING"}
 
 
@@ -77,8 +79,8 @@ class ModelControl:
     def handlers(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
         return {
             "index": lambda _: {"models": self.index()},
-            "load": lambda a: self.load(a["model"], a["config"], a["files"]),
-            "unload": lambda a: self.unload(a["model"]),
+            "load": lambda a: self.load(a["model"], a["config"], a["files"], a.get("who", CLIENT)),
+            "unload": lambda a: self.unload(a["model"], a.get("who", CLIENT)),
         }
 
     def index(self) -> list[dict[str, str]]:
@@ -103,7 +105,7 @@ class ModelControl:
             for (name, version), (state, reason) in sorted(found.items(), key=lambda item: (item[0][0], int(item[0][1] or 0)))
         ]
 
-    def load(self, name: str, config: str = "", files: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def load(self, name: str, config: str = "", files: Mapping[str, str] | None = None, who: str = CLIENT) -> dict[str, Any]:
         """Load or load again; `files` are base64 by "VERSION/name". Raises Internal ("failed to load ...") where it does not start."""
         self._check(name)
         content = _decoded(files or {})
@@ -114,23 +116,23 @@ class ModelControl:
             except ServingError as error:
                 raise _not_loaded(name, error) from error
             revision = self._runner.change(
-                lambda now: loaded(now, piece, otherwise and self._is_declared(now, name)), Act("client", f"load {name}"), (name,)
+                lambda now: loaded(now, piece, otherwise and self._is_declared(now, name)), Act(who, f"load {name}"), (name,)
             )
             self._wait(revision, name)
             broken = [v for v in self._runner.status.versions if v.model == name and _broken(v)]
             if broken:
-                self._give_up(before, name, broken)
+                self._give_up(before, name, broken, who)
             self._failed.pop(name, None)
             self._tidy()
             return {"versions": list(piece.routes.routes[name].versions)}
 
-    def unload(self, name: str) -> dict[str, Any]:
+    def unload(self, name: str, who: str = CLIENT) -> dict[str, Any]:
         """Return when no gateway answers for the model any more. A model that is not loaded is unloaded already."""
         self._check(name)
         with self._turn(name):
             if name not in self._runner.target.routes.routes:
                 return {}
-            revision = self._runner.change(lambda now: unloaded(now, name, self._is_declared(now, name)), Act("client", f"unload {name}"))
+            revision = self._runner.change(lambda now: unloaded(now, name, self._is_declared(now, name)), Act(who, f"unload {name}"))
             self._failed.pop(name, None)
             self._wait(revision, name)
             self._tidy()
@@ -173,9 +175,9 @@ class ModelControl:
         if not self._runner.wait_until(lambda status: _is_done(status, revision, name), self._done_s):
             raise DeadlineExceeded(f"'{name}' is not done after {self._done_s:g} s: {'; '.join(self._runner.status.waiting)}")
 
-    def _give_up(self, before: Target, name: str, broken: list[VersionStatus]) -> None:
+    def _give_up(self, before: Target, name: str, broken: list[VersionStatus], who: str) -> None:
         self._failed[name] = {v.version: v.reason for v in broken}
-        revision = self._runner.change(lambda now: restored(now, before, name), Act("client", f"load {name} failed"), (name,))
+        revision = self._runner.change(lambda now: restored(now, before, name), Act(who, f"load {name} failed"), (name,))
         self._wait(revision, name)
         self._tidy()
         said = "; ".join(f"version {v.version} is at UNAVAILABLE state: {v.reason}" for v in broken)

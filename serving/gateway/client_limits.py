@@ -42,6 +42,11 @@ def client_name(identity: Identity) -> bytes:
     return b"\0" + identity.name.encode()
 
 
+def identity_of(name: bytes) -> str:
+    """Return who it is that has this name (`client_name`), "" where that is an address or the value of a header."""
+    return name[1:].decode() if name[:1] == b"\0" else ""
+
+
 def quotas_of(rules: AccessRules | None) -> dict[bytes, Quota]:
     """Return the limits of the keys that have some, by client."""
     keys = rules.keys if rules is not None else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ MAX_LINE_BYTES = 64 << 20
 MAX_ASKED = 32
 """Questions of this gateway that have no answer yet; one more is refused."""
 AWAY = "the controller is not there"
+asker: ContextVar[str] = ContextVar("asker", default="")
+"""Who has sent the request that is being worked on, as far as access has found out; "" while it is off."""
 
 
 class DeskClient:
@@ -26,7 +29,7 @@ class DeskClient:
         self._asked = 0
 
     async def ask(self, name: str, timeout_s: float = 60.0, **arguments: Any) -> dict[str, Any]:
-        """Return the controller's answer. `arguments` are JSON values.
+        """Return the controller's answer. `arguments` are JSON values; who asks goes along as `who`, where that is known.
 
         Raises the ServingError that the controller answers with, Unavailable where it is away or leaves, DeadlineExceeded where it
         takes longer; it goes on with what it was asked for then.
@@ -34,9 +37,10 @@ class DeskClient:
         if self._asked >= MAX_ASKED:
             raise Unavailable("this gateway waits for the controller with too many requests", retry_after_s=1.0)
         self._asked += 1
+        named = {"who": who} if (who := asker.get()) else {}
         try:
             async with asyncio.timeout(timeout_s):
-                line = await self._exchange({"id": 1, "ask": name, **arguments})
+                line = await self._exchange({"id": 1, "ask": name, **named, **arguments})
         except TimeoutError:
             raise DeadlineExceeded(f"the controller did not answer within {timeout_s:g} s") from None
         except (OSError, ValueError, EOFError):

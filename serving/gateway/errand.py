@@ -3,16 +3,20 @@
     rest_errand(run)               run(body) -> the JSON of the answer
     grpc_errand(out, read, run)    run(message) -> the answer's message
 
-A client that goes away loses the answer; what was asked for is done all the same.
+A client that goes away loses the answer; what was asked for is done all the same. The name of who asks goes with the task, to the
+desk (`desk.asker`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any
 
 from serving.errors import ServingError
+from serving.gateway.client_limits import identity_of
+from serving.gateway.desk import asker
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
 from serving.gateway.http import HttpConnection
@@ -26,7 +30,12 @@ def rest_errand(run: Run) -> Action:
     """Return the action that answers 200 with the JSON of `run(body)`; a ServingError that it raises in its own status."""
 
     def start(connection: HttpConnection, head: Head, body: Buffer) -> None:
-        errand(connection, run(bytes(body)), lambda answer: connection.respond(200, b"application/json" if answer else b"", answer))
+        errand(
+            connection,
+            run(bytes(body)),
+            lambda answer: connection.respond(200, b"application/json" if answer else b"", answer),
+            identity_of(head.client),
+        )
 
     return Action(start)
 
@@ -35,15 +44,17 @@ def grpc_errand(out: GrpcOut, read: Callable[[Head, Buffer], Buffer], run: Run) 
     """Return the action of a unary call that answers with the message `run(message)`. read: from a body to its one message."""
 
     def start(connection: GrpcExchange, head: Head, body: Buffer) -> None:
-        errand(connection, run(bytes(read(head, body))), lambda answer: out.answer(connection, [answer]))
+        errand(connection, run(bytes(read(head, body))), lambda answer: out.answer(connection, [answer]), identity_of(head.client))
 
     return Action(start, None, out.fail)
 
 
-def errand(connection: Exchange, work: Coroutine[Any, Any, bytes], then: Callable[[bytes], None]) -> None:
+def errand(connection: Exchange, work: Coroutine[Any, Any, bytes], then: Callable[[bytes], None], who: str = "") -> None:
     """Run `work` as a task and go on with the connection's request by `then(result)`, unless the client has gone."""
     connection.work = job = _Errand()
-    task = asyncio.get_running_loop().create_task(work)
+    context = copy_context()
+    context.run(asker.set, who)
+    task = asyncio.get_running_loop().create_task(work, context=context)
     _under_way.add(task)
 
     def done(task: asyncio.Task[bytes]) -> None:

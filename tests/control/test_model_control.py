@@ -82,7 +82,8 @@ class Scene:
     def __init__(self) -> None:
         self.cluster = QuickCluster()
         self.source = PaperSource()
-        self.runner = Runner(Controller(self.cluster, FakeStore(), FakeClock()))
+        self.store = FakeStore()
+        self.runner = Runner(Controller(self.cluster, self.store, FakeClock()))
         self.control = ModelControl(self.runner, self.source, allowed=True, done_s=20.0)
         revision = self.runner.change(lambda _: target("mlp/1", "mlp/2", "echo/1"), Act("test", "start"))
         self.runner.start()
@@ -123,6 +124,18 @@ def test_a_model_of_a_repository_comes_and_goes(scene: Scene) -> None:
     scene.control.unload("repo")
     assert scene.routed() == {"echo", "mlp"}
     assert not scene.runner.target.shelf.deployments
+
+
+def test_the_record_says_who_has_asked_at_a_gateway(scene: Scene) -> None:
+    desk = scene.control.handlers
+    desk["unload"]({"model": "mlp", "who": "ann"})
+    desk["load"]({"model": "mlp", "config": "", "files": {}, "who": "bob"})
+    desk["unload"]({"model": "mlp"})
+    assert [(r.author, r.reason) for r in scene.store.history()[:3]] == [
+        ("client", "unload mlp"),
+        ("bob", "load mlp"),
+        ("ann", "unload mlp"),
+    ]
 
 
 def test_a_config_is_forgotten_by_the_next_load_without_one(scene: Scene) -> None:

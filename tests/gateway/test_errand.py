@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from serving.access.identity import Identity
 from serving.errors import NotFound, ServingError
+from serving.gateway.client_limits import client_name
+from serving.gateway.desk import asker
 from serving.gateway.errand import errand, grpc_errand, rest_errand
 from serving.gateway.head import new_head
 
@@ -69,6 +72,22 @@ async def test_grpc_answers_with_its_message() -> None:
     grpc_errand(Out(), lambda head, body: body[5:], upper).run(to, new_head(), b"12345abc")  # type: ignore[arg-type]
     await asyncio.wait_for(to.told.wait(), 5)
     assert to.said == [(b"ABC",)]
+
+
+async def test_who_asks_goes_along_and_an_address_is_nobody() -> None:
+    async def who(_: bytes) -> bytes:
+        await asyncio.sleep(0)
+        return asker.get().encode()
+
+    for client, named in ((client_name(Identity("Zoë@site", ())), "Zoë@site"), (b"10.0.0.1", ""), (b"", "")):
+        rest, rpc, head = Exchange(), Exchange(), new_head()
+        head.client = client
+        rest_errand(who).run(rest, head, b"")
+        grpc_errand(Out(), lambda head, body: body, who).run(rpc, head, b"")  # type: ignore[arg-type]
+        await asyncio.wait_for(rest.told.wait(), 5)
+        await asyncio.wait_for(rpc.told.wait(), 5)
+        assert rest.said[0][2] == rpc.said[0][0] == named.encode()
+    assert asker.get() == ""
 
 
 async def test_a_bug_is_reported() -> None:
