@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.peers.environment import REPOSITORY, program
-from benchmarks.peers.environment import install as install_environment
 from benchmarks.peers.port import answers_ok, free_ports
 from benchmarks.process import Running, start
 
 NAME = "kserve"
 VERSION = "kserve 0.21.0"
-
-
-def install() -> None:
-    install_environment(NAME)
 
 
 def launch(scratch: Path) -> Running:

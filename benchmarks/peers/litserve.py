@@ -6,17 +6,12 @@ from pathlib import Path
 
 from benchmarks.peers import form
 from benchmarks.peers.environment import REPOSITORY, program
-from benchmarks.peers.environment import install as install_environment
 from benchmarks.peers.port import answers_ok, free_ports
 from benchmarks.process import Running, start
 from benchmarks.workload import Workload
 
 NAME = "litserve"
 VERSION = "litserve 0.2.19"
-
-
-def install() -> None:
-    install_environment(NAME)
 
 
 def launch(scratch: Path) -> Running:
