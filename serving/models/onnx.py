@@ -7,14 +7,14 @@ Threads of one call are the plan's; they sleep between calls instead of spinning
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from serving.errors import InvalidArgument, NotFound, SignatureMismatch, Unavailable
+from serving.errors import InvalidArgument, SignatureMismatch, Unavailable
 from serving.hosting import VersionPlan
+from serving.models.artefact import artefact_file
 from serving.models.model import Array, Arrays
 from serving.models.python import guard
 from serving.models.signature import settle
@@ -61,9 +61,7 @@ class OnnxModel:
 
     def load(self) -> None:
         plan = self._plan
-        path = Path(plan.artefact)
-        if not path.is_file():
-            raise NotFound(f"'{plan.key}': artefact {path} is not there")
+        path = artefact_file(plan)
         providers = ["CPUExecutionProvider"]
         if self._cuda:
             if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

@@ -32,6 +32,7 @@ from typing import Any
 
 from serving.errors import InvalidArgument, ModelFailed, NotFound, ServingError
 from serving.hosting import VersionPlan
+from serving.models.artefact import artefact_file
 from serving.models.model import Arrays
 from serving.models.signature import parse, settle
 from serving.tensor import Signature
@@ -88,9 +89,7 @@ class PythonModel:
 
 def load_class(plan: VersionPlan) -> type[Any]:
     """Import the plan's file under a name of its own and return the class `entry`. Raises ServingError."""
-    path = Path(plan.artefact)
-    if not path.is_file():
-        raise NotFound(f"'{plan.key}': artefact {path} is not there")
+    path = artefact_file(plan)
     entry = plan.entry or "Model"
     module: ModuleType = guard(plan, "import", lambda: _import(plan, path))
     found = getattr(module, entry, None)

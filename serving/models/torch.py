@@ -29,6 +29,7 @@ from torch.fx.graph import CodeGen
 
 from serving.errors import InvalidArgument, ModelFailed, NotFound, SignatureMismatch, Unavailable
 from serving.hosting import VersionPlan
+from serving.models.artefact import artefact_file
 from serving.models.model import Array, Arrays
 from serving.models.python import construct, guard, load_class
 from serving.models.signature import parse, settle
@@ -82,9 +83,7 @@ class TorchModel:
 
     def load(self) -> None:
         plan = self._plan
-        path = Path(plan.artefact)
-        if not path.is_file():
-            raise NotFound(f"'{plan.key}': artefact {path} is not there")
+        path = artefact_file(plan)
         if self._cuda and not torch.cuda.is_available():
             raise Unavailable(f"'{plan.key}': a GPU is asked for, but torch sees none")
         torch.set_num_threads(plan.threads)
