@@ -19,20 +19,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Condition, Lock, Thread
+from threading import Thread
 from time import monotonic
-from typing import Any, cast
+from typing import cast
 
 from serving.batching.entry import Entry
 from serving.batching.nan import float_outputs, nan_rows
-from serving.batching.octaves import Spread
-from serving.batching.queue import Batch, Queue
+from serving.batching.queue import Batch
+from serving.batching.reception import Reception, nothing, warm
 from serving.batching.reply import Parameters, model_error, unpack
-from serving.batching.stack import Arrays, Splitter, join
+from serving.batching.stack import Arrays, join
 from serving.errors import Cancelled, Code, DeadlineExceeded, ModelFailed, ServingError, Unavailable
 from serving.hosting import BatchPolicy
 from serving.tensor import Signature
@@ -41,31 +40,6 @@ log = logging.getLogger(__name__)
 
 AHEAD_BYTES = 256 * 1024
 """A full batch from this size on is joined while another runs (100 µs of copying against 30 µs of thread hand-over)."""
-
-Predict = Callable[..., Any]
-"""predict(inputs) -> outputs or (outputs, parameters); predict(inputs, parameters) where the model takes the parameters of its requests."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Sums since the start. `rows` and the times are of batches that ran; `queue_s` adds the waiting of each request.
-
-    alone     requests that ran a second time, without the neighbours with which they had raised
-    nan_rows  rows of answers with a NaN in them, which is a number like others and is passed on
-    """
-
-    requests: int = 0
-    answered: int = 0
-    failed: int = 0
-    refused: int = 0
-    expired: int = 0
-    cancelled: int = 0
-    batches: int = 0
-    rows: int = 0
-    alone: int = 0
-    nan_rows: int = 0
-    queue_s: float = 0.0
-    compute_s: float = 0.0
 
 
 class _Outcome:
@@ -92,49 +66,17 @@ class _Outcome:
         self.parameters = parameters
 
 
-class Batcher:
-    """The queue, the thread and the counters of one version. All methods but `start`, `check` and `stop` belong to the loop's thread.
+class Batcher(Reception):
+    """The queue, the thread and the counters of one version. Arguments as those of `Reception`."""
 
-    own_inputs  the model wants fresh writable arrays (see `stack.join`)
-    wake        asks the host to call `step` at the end of this turn of the loop, when all frames that arrived have been pushed
-    parametric  the model takes the parameters of its requests as a second argument; those of a batch are all the same
-    """
-
-    def __init__(
-        self,
-        key: str,
-        signature: Signature,
-        policy: BatchPolicy,
-        predict: Predict,
-        own_inputs: bool,
-        loop: asyncio.AbstractEventLoop,
-        wake: Callable[[Batcher], None],
-        parametric: bool = False,
-    ) -> None:
-        self.key = key
-        self.counts = Counts()
-        self.spread = Spread()
-        self.policy = policy
-        self.open = 0
-        """Entries pushed and not answered yet."""
-        self._model = key.partition("/")[0]
-        self._predict = predict
-        self._own = own_inputs
-        self._parametric = parametric
-        self._loop = loop
-        self._wake = wake
-        self._splitter = Splitter(self._model, signature)
+    def _prepare(self, signature: Signature) -> None:
         self._batched = signature.batched
         self._floats = float_outputs(signature)
-        self._inline = policy.execution == "inline"
+        self._inline = self.policy.execution == "inline"
         # shared with the threads, under the lock
-        self._lock = Lock()
-        self._ready = Condition(self._lock)
-        self._queue = Queue(self._model, policy)
         self._idle = False
         self._joining = False
         self._ahead: tuple[Batch, Arrays | None] | None = None
-        self._stopping = False
         # written by one thread, read by others
         self._done: deque[_Outcome] = deque()
         self._busy_since = 0.0
@@ -147,7 +89,7 @@ class Batcher:
         """Run `warm_up` in the thread that will call the model; the future says how it ended. Callable from any thread."""
         ready: Future[None] = Future()
         if self._inline:
-            self._loop.call_soon_threadsafe(self._warm, warm_up, ready)
+            self._loop.call_soon_threadsafe(warm, warm_up, ready)
         else:
             self._start_worker(warm_up, ready)
         return ready
@@ -170,7 +112,7 @@ class Batcher:
             self._inline = policy.execution == "inline"
             self._ready.notify_all()
         if not self._inline and self._worker is None:
-            self._start_worker(_nothing, Future())
+            self._start_worker(nothing, Future())
         self._wake(self)
 
     def check(self, stuck_after_s: float) -> None:
@@ -182,29 +124,7 @@ class Batcher:
         if worker is not None and not worker.is_alive() and not self._inline and not self._stopping:
             raise Unavailable(f"the thread of model '{self.key}' has ended")
 
-    @property
-    def queued(self) -> tuple[int, int]:
-        """Return (requests, payload bytes) that wait."""
-        return self._queue.requests, self._queue.nbytes
-
     # ---- in the loop's thread
-
-    def push(self, entries: Sequence[Entry], now: float) -> None:
-        """Queue the entries that arrived in one frame; those that cannot be taken are refused at once."""
-        queue = self._queue
-        put = queue.push
-        refused: list[tuple[Entry, ServingError]] = []
-        with self._lock:
-            for entry in entries:
-                try:
-                    put(entry, now)
-                except ServingError as error:
-                    refused.append((entry, error))
-        self.counts.requests += len(entries)
-        self.open += len(entries)
-        for entry, reason in refused:
-            self._refuse(entry, reason.code, reason.message)
-        self._wake(self)
 
     def cancel(self, entry: Entry) -> None:
         """Forget the entry: out of the queue at once, and answered CANCELLED; a batch that runs goes on without its answer."""
@@ -231,8 +151,7 @@ class Batcher:
                     self._ready.notify()
                 elif self._busy_since and not self._joining and self._ahead is None and queue.full_bytes() >= AHEAD_BYTES:
                     self._join_ahead(now)
-        for entry in late:
-            self._refuse(entry, entry.code, "Deadline Exceeded" if entry.code == Code.DEADLINE_EXCEEDED else "Request timeout expired")
+        self._refuse_late(late)
         if batch is not None:
             for outcome in self._run(batch, None):
                 self._deliver(outcome)
@@ -313,25 +232,6 @@ class Batcher:
             log.warning("'%s' has answered NaN", self.key)
         self.counts.nan_rows += rows
 
-    def _report(self, bug: Exception, what: str) -> None:
-        self._loop.call_exception_handler({"message": f"'{self.key}': {what}", "exception": bug})
-
-    def _refuse(self, entry: Entry, code: Code, message: str) -> None:
-        self.open -= 1
-        counts = self.counts
-        if code == Code.CANCELLED:
-            counts.cancelled += 1
-        elif code in (Code.DEADLINE_EXCEEDED, Code.QUEUE_TIMEOUT):
-            counts.expired += 1
-        elif code == Code.QUEUE_FULL:
-            counts.refused += 1
-        else:
-            counts.failed += 1
-        try:
-            entry.owner.refuse(entry, code, message)
-        except Exception as bug:
-            self._report(bug, "an error could not be handed on")
-
     # ---- the model call, in the loop's thread or the worker
 
     def _run(self, batch: Batch, inputs: Arrays | None) -> Iterator[_Outcome]:
@@ -357,8 +257,7 @@ class Batcher:
         try:
             if inputs is None:
                 inputs = join(batch.entries, batch.rows, self._own)
-            predict = self._predict
-            outputs = predict(inputs, dict(batch.entries[0].kind.layout.parameters)) if self._parametric else predict(inputs)
+            outputs = self._ask_model(inputs, batch.entries[0])
             parameters: Parameters = ()
             if type(outputs) is tuple:
                 outputs, parameters = unpack(outputs, self._model)
@@ -371,20 +270,12 @@ class Batcher:
 
     # ---- threads
 
-    def _warm(self, warm_up: Callable[[], None], ready: Future[None]) -> None:
-        try:
-            warm_up()
-        except (Exception, SystemExit) as error:
-            ready.set_exception(error if isinstance(error, ServingError) else model_error(error))
-        else:
-            ready.set_result(None)
-
     def _start_worker(self, warm_up: Callable[[], None], ready: Future[None]) -> None:
         self._worker = Thread(target=self._work, args=(warm_up, ready), name=f"model {self.key}", daemon=True)
         self._worker.start()
 
     def _work(self, warm_up: Callable[[], None], ready: Future[None]) -> None:
-        self._warm(warm_up, ready)
+        warm(warm_up, ready)
         post = self._loop.call_soon_threadsafe
         done = self._done
         while True:
@@ -425,7 +316,7 @@ class Batcher:
     def _ended(self) -> None:
         self._worker = None
         if not self._inline:
-            self._start_worker(_nothing, Future())
+            self._start_worker(nothing, Future())
         self._wake(self)
 
     def _join_ahead(self, now: float) -> None:
@@ -456,7 +347,3 @@ class Batcher:
 
     def __repr__(self) -> str:
         return f"Batcher({self.key}, {'inline' if self._inline else 'thread'}, {self.open} open)"
-
-
-def _nothing() -> None:
-    return None

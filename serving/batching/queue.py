@@ -41,7 +41,7 @@ class Queue:
     """The queue of one version. Times in seconds on whatever clock `now` comes from."""
 
     def __init__(self, model: str, policy: BatchPolicy, alone: bool = False) -> None:
-        """alone: every request is a batch of its own, however many rows a request may have."""
+        """alone: every request is a batch of its own, however many rows it may have, and waits for no company."""
         self._model = model
         self._alone = alone
         self._buckets: dict[str, _Bucket] = {}
@@ -67,7 +67,7 @@ class Queue:
     def _take_policy(self, policy: BatchPolicy) -> None:
         self._max_rows = policy.max_batch_size or 1
         self._batch_rows = 1 if self._alone else self._max_rows
-        self._max_delay_s = policy.max_delay_s
+        self._max_delay_s = 0.0 if self._alone else policy.max_delay_s
         self._max_requests = policy.max_queue_requests
         self._max_bytes = policy.max_queue_bytes
         self._timeout_s = policy.timeout_s

@@ -35,7 +35,7 @@ class SequenceBatcher(Batcher):
         predict: Callable[..., Any],
         own_inputs: bool,
         loop: asyncio.AbstractEventLoop,
-        wake: Callable[[Batcher], None],
+        wake: Callable[[Any], None],
         parametric: bool = False,
     ) -> None:
         super().__init__(key, signature, policy, self._ask, own_inputs, loop, wake, parametric)
@@ -90,8 +90,7 @@ class SequenceBatcher(Batcher):
 
     def step(self) -> None:
         now = monotonic()
-        for entry in self.sequences.expire(now):
-            self._refuse(entry, entry.code, "Deadline Exceeded" if entry.code == Code.DEADLINE_EXCEEDED else "Request timeout expired")
+        self._refuse_late(self.sequences.expire(now))
         self.sequences.free_idle(now)
         super().step()
         due = self.sequences.due()

@@ -12,19 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
-from threading import Condition, Lock, Thread, current_thread
+from threading import Condition, Thread, current_thread
 from time import monotonic
 from typing import Any, Protocol, cast
 
-from serving.batching.batcher import Counts, Predict
 from serving.batching.entry import Answer, Entry, Owner
-from serving.batching.octaves import Spread
-from serving.batching.queue import Queue
+from serving.batching.reception import Reception, nothing, warm
 from serving.batching.reply import Parameters, model_error, unpack
-from serving.batching.stack import Splitter, join
+from serving.batching.stack import join
 from serving.errors import Cancelled, Code, ModelFailed, ServingError, Unavailable
 from serving.hosting import BatchPolicy
 from serving.inference import Buffer
@@ -81,45 +78,20 @@ class _Event:
         self.error = error
 
 
-class Streamer:
-    """The queue, the threads and the counters of one version. All methods but `start`, `check` and `stop` belong to the loop's thread.
+class Streamer(Reception):
+    """The queue, the threads and the counters of one version. Arguments as those of `Reception`.
 
-    Arguments as those of `Batcher`. In `counts`, a batch is one generator that has ended.
+    In `counts`, a batch is one generator that has ended.
     """
 
-    def __init__(
-        self,
-        key: str,
-        signature: Signature,
-        policy: BatchPolicy,
-        predict: Predict,
-        own_inputs: bool,
-        loop: asyncio.AbstractEventLoop,
-        wake: Callable[[Streamer], None],
-        parametric: bool = False,
-    ) -> None:
-        self.key = key
-        self.counts = Counts()
-        self.spread = Spread()
-        self.policy = policy
-        self.open = 0
-        """Entries pushed and not over yet."""
-        self._model = key.partition("/")[0]
-        self._predict = predict
-        self._own = own_inputs
-        self._parametric = parametric
-        self._loop = loop
-        self._wake = wake
-        self._splitter = Splitter(self._model, signature)
+    alone = True
+
+    def _prepare(self, signature: Signature) -> None:
         # shared with the threads, under the lock
-        self._lock = Lock()
-        self._ready = Condition(self._lock)
-        self._queue = Queue(self._model, replace(policy, max_delay_s=0.0), alone=True)
         self._threads: set[Thread] = set()
         self._idle = 0
         self._starting = 0
         self._runs: dict[Entry, _Run] = {}
-        self._stopping = False
         # written by the threads, read by the loop
         self._events: deque[_Event] = deque()
         self._posted = False
@@ -148,7 +120,7 @@ class Streamer:
         """Take over a policy. What runs goes on, even where fewer may run now."""
         with self._lock:
             self.policy = policy
-            self._queue.set_policy(replace(policy, max_delay_s=0.0))
+            self._queue.set_policy(policy)
             self._ready.notify_all()
         self._wake(self)
 
@@ -160,27 +132,7 @@ class Streamer:
         if full and monotonic() - max(since) > stuck_after_s:
             raise Unavailable(f"all {len(since)} streams of model '{self.key}' have waited for it for {monotonic() - max(since):.0f} s")
 
-    @property
-    def queued(self) -> tuple[int, int]:
-        """Return (requests, payload bytes) that wait."""
-        return self._queue.requests, self._queue.nbytes
-
     # ---- in the loop's thread
-
-    def push(self, entries: Sequence[Entry], now: float) -> None:
-        """Queue the entries that arrived in one frame; those that cannot be taken are refused at once."""
-        refused: list[tuple[Entry, ServingError]] = []
-        with self._lock:
-            for entry in entries:
-                try:
-                    self._queue.push(entry, now)
-                except ServingError as error:
-                    refused.append((entry, error))
-        self.counts.requests += len(entries)
-        self.open += len(entries)
-        for entry, reason in refused:
-            self._refuse(entry, reason.code, reason.message)
-        self._wake(self)
 
     def cancel(self, entry: Entry) -> None:
         """Forget the entry: out of the queue at once; a generator that runs is closed at its next `yield`, then CANCELLED is said."""
@@ -212,10 +164,9 @@ class Streamer:
                 self._ready.notify(waiting)
                 missing = waiting - self._idle - self._starting
                 for _ in range(min(missing, self.policy.max_streams - len(self._threads))):
-                    self._start_thread(_nothing, Future())
+                    self._start_thread(nothing, Future())
             due = self._queue.expires_at()
-        for entry in late:
-            self._refuse(entry, entry.code, "Deadline Exceeded" if entry.code == Code.DEADLINE_EXCEEDED else "Request timeout expired")
+        self._refuse_late(late)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -256,24 +207,11 @@ class Streamer:
         self.spread.waits_us.add(wait_us)
         self._guarded(owner.over, entry, wait_us, int(run.spent * 1e6))
 
-    def _refuse(self, entry: Entry, code: Code, message: str) -> None:
-        self.open -= 1
-        counts = self.counts
-        if code == Code.CANCELLED:
-            counts.cancelled += 1
-        elif code in (Code.DEADLINE_EXCEEDED, Code.QUEUE_TIMEOUT):
-            counts.expired += 1
-        elif code == Code.QUEUE_FULL:
-            counts.refused += 1
-        else:
-            counts.failed += 1
-        self._guarded(entry.owner.refuse, entry, code, message)
-
     def _guarded(self, act: Callable[..., None], *arguments: Any) -> None:
         try:
             act(*arguments)
         except Exception as bug:
-            self._loop.call_exception_handler({"message": f"'{self.key}': an answer could not be handed on", "exception": bug})
+            self._report(bug, "an answer could not be handed on")
 
     # ---- under the lock
 
@@ -290,12 +228,7 @@ class Streamer:
     # ---- worker threads
 
     def _work(self, warm_up: Callable[[], None], ready: Future[None]) -> None:
-        try:
-            warm_up()
-        except (Exception, SystemExit) as error:
-            ready.set_exception(model_error(error))
-        else:
-            ready.set_result(None)
+        warm(warm_up, ready)
         with self._lock:
             self._starting -= 1
         while True:
@@ -355,7 +288,7 @@ class Streamer:
         entry = run.entry
         run.since = began = monotonic()
         inputs = join((entry,), entry.kind.rows, self._own)
-        reply = self._predict(inputs, dict(entry.kind.layout.parameters)) if self._parametric else self._predict(inputs)
+        reply = self._ask_model(inputs, entry)
         run.spent += monotonic() - began
         run.since = 0.0
         if reply is None:
@@ -408,7 +341,3 @@ def _close(answers: Iterator[Any] | None, key: str) -> None:
         close()
     except BaseException as raised:
         log.warning("'%s': closing the generator raised %s: %s", key, type(raised).__name__, raised)
-
-
-def _nothing() -> None:
-    return None

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import orjson
 
-from serving.batching.batcher import Batcher
 from serving.batching.entry import Answer, Entry, Kind
 from serving.batching.queue import FULL
+from serving.batching.reception import Reception
 from serving.batching.sequence_batcher import SequenceBatcher
 from serving.batching.sequences import SequenceEntry
 from serving.batching.streams import Streamer
@@ -47,7 +47,7 @@ class Version:
 
     __slots__ = ("batcher", "signature")
 
-    def __init__(self, batcher: Batcher | Streamer, signature: Signature) -> None:
+    def __init__(self, batcher: Reception, signature: Signature) -> None:
         self.batcher = batcher
         self.signature = signature
 
@@ -71,7 +71,7 @@ class Known(Kind):
 
     __slots__ = ("batcher", "error")
 
-    def __init__(self, layout: Layout, batched: bool, batcher: Batcher | Streamer | None, error: ServingError | None) -> None:
+    def __init__(self, layout: Layout, batched: bool, batcher: Reception | None, error: ServingError | None) -> None:
         super().__init__(layout, batched)
         self.batcher = batcher
         self.error = error
@@ -166,9 +166,9 @@ class Connection(asyncio.Protocol):
         pending = self._pending
         payload = frame.payload
         at = 0
-        batcher: Batcher | Streamer | None = None
+        batcher: Reception | None = None
         entries: list[Entry] = []
-        runs: list[tuple[Batcher | Streamer, list[Entry]]] = []
+        runs: list[tuple[Reception, list[Entry]]] = []
         for key, layout_id, budget_us, nbytes, priority, flags, _attempt, timeout_us in REQUEST.iter_unpack(frame.table):
             stop = at + nbytes
             kind = known[layout_id] if layout_id < wire.MAX_LAYOUTS else None

@@ -21,6 +21,7 @@ from typing import Any
 import uvloop
 
 from serving.batching.batcher import Batcher
+from serving.batching.reception import Reception
 from serving.batching.sequence_batcher import SequenceBatcher
 from serving.batching.stack import Splitter, zeros
 from serving.batching.streams import Streamer
@@ -82,7 +83,7 @@ class ReplicaHost:
         self._site: Site | None = None
         self._servers: list[asyncio.Server] = []
         self._models: dict[str, Model] = {}
-        self._batchers: dict[str, Batcher | Streamer] = {}
+        self._batchers: dict[str, Reception] = {}
         self._beat = 0.0
         self._closed = Event()
 
@@ -196,7 +197,7 @@ class ReplicaHost:
             future.result()
             say(key, "ready")
 
-    def _batcher(self, plan: VersionPlan, model: Model) -> Batcher | Streamer:
+    def _batcher(self, plan: VersionPlan, model: Model) -> Reception:
         end = (model.predict, model.own_inputs, self._loop, self._turn.wake, model.parametric)
         if plan.sequence is not None:
             return SequenceBatcher(plan.key, model.signature, plan.batching, plan.sequence, *end)

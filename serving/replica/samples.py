@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.batching.batcher import Batcher
-from serving.batching.streams import Streamer
+from serving.batching.reception import Reception
 
 WAIT_OCTAVES = 27
 """1 µs to 134 s."""
@@ -13,7 +12,7 @@ ROWS_OCTAVES = 12
 """1 to 4096 rows."""
 
 
-def samples(key: str, batcher: Batcher | Streamer) -> list[list[Any]]:
+def samples(key: str, batcher: Reception) -> list[list[Any]]:
     """Return those of one version, "model/version". A request that waits or runs is `open`, one that waits is `queued`."""
     model, _, version = key.partition("/")
     labels = {"model": model, "version": version}
@@ -39,6 +38,6 @@ def samples(key: str, batcher: Batcher | Streamer) -> list[list[Any]]:
     ]
 
 
-def _rows(batcher: Batcher | Streamer) -> dict[str, object]:
+def _rows(batcher: Reception) -> dict[str, object]:
     """Return the batches by rows."""
     return {**batcher.spread.rows_less_one.to_json(ROWS_OCTAVES), "sum": batcher.counts.rows}
