@@ -21,6 +21,7 @@ class BatchPolicy:
     timeout_s           longest time in the queue where the request names none; 0 = no bound but its deadline
     execution           inline: in the loop's own thread (models of some 100 µs); thread: in a worker thread
     max_streams         requests of a decoupled model that run at a time, each in a thread of its own; the others wait in the queue
+    predict_timeout_s   one call of the model may take so long (decoupled: until its next answer); then its replica is replaced
     isolate             requests of a batch that raised run again, one by one; false where a model must see none twice
     """
 
@@ -32,6 +33,7 @@ class BatchPolicy:
     execution: Execution = "thread"
     isolate: bool = True
     max_streams: int = 16
+    predict_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,9 @@ class Batcher(Reception):
         self._ahead: tuple[Batch, Arrays | None] | None = None
         # written by one thread, read by others
         self._done: deque[_Outcome] = deque()
-        self._busy_since = 0.0
+        self._running: tuple[Batch, float] | None = None
+        """What the model has now, and since when."""
+        self._given_up: Batch | None = None
         self._worker: Thread | None = None
         self._joiner: SimpleQueue[Batch | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -115,11 +117,11 @@ class Batcher(Reception):
             self._start_worker(nothing, Future())
         self._wake(self)
 
-    def check(self, stuck_after_s: float) -> None:
-        """Raise Unavailable when the model has been in one batch for too long or its thread has ended."""
-        since = self._busy_since
-        if since and monotonic() - since > stuck_after_s:
-            raise Unavailable(f"model '{self.key}' has been in one batch for {monotonic() - since:.0f} s")
+    def check(self) -> None:
+        """Raise Unavailable when the model has been in one batch for too long or its thread has ended. Callable from any thread."""
+        running = self._running
+        if running is not None and monotonic() - running[1] > self.policy.predict_timeout_s:
+            raise Unavailable(self._hung())
         worker = self._worker
         if worker is not None and not worker.is_alive() and not self._inline and not self._stopping:
             raise Unavailable(f"the thread of model '{self.key}' has ended")
@@ -135,6 +137,21 @@ class Batcher(Reception):
         else:
             entry.cancelled = True
 
+    def give_up(self, now: float) -> str:
+        """Answer a batch that the model has had for longer than it may, and say so; "" where there is none.
+
+        The thread cannot be ended: this process has to be replaced. Should the model come back after all, nobody hears of it.
+        """
+        running = self._running  # one look: the worker may be on with the next batch
+        if running is None or now - running[1] <= self.policy.predict_timeout_s:
+            return ""
+        reason = self._hung()
+        if running[0] is not self._given_up:
+            self._given_up = running[0]
+            for entry in running[0].entries:
+                self._refuse_hung(entry)
+        return reason
+
     def step(self) -> None:
         """Do what is due: refuse the expired, start or wake the model, set the timer for the next look."""
         now = monotonic()
@@ -149,7 +166,7 @@ class Batcher(Reception):
                 due = queue.expires_at()
                 if queue.requests and self._idle:
                     self._ready.notify()
-                elif self._busy_since and not self._joining and self._ahead is None and queue.full_bytes() >= AHEAD_BYTES:
+                elif self._running is not None and not self._joining and self._ahead is None and queue.full_bytes() >= AHEAD_BYTES:
                     self._join_ahead(now)
         self._refuse_late(late)
         if batch is not None:
@@ -182,6 +199,8 @@ class Batcher(Reception):
     def _deliver(self, outcome: _Outcome) -> None:
         """Answer the entries of a batch, each exactly once. Raises nothing: others wait behind this one."""
         batch = outcome.batch
+        if batch is self._given_up:
+            return
         entries = batch.entries
         started = outcome.started
         counts = self.counts
@@ -253,7 +272,8 @@ class Batcher(Reception):
                 yield self._call(alone, None)
 
     def _call(self, batch: Batch, inputs: Arrays | None) -> _Outcome:
-        started = self._busy_since = monotonic()
+        started = monotonic()
+        self._running = batch, started
         try:
             if inputs is None:
                 inputs = join(batch.entries, batch.rows, self._own)
@@ -265,7 +285,7 @@ class Batcher(Reception):
         except BaseException as raised:  # a model may raise anything: SystemExit, the panics of Rust libraries
             return _Outcome(batch, started, monotonic(), None, model_error(raised))
         finally:
-            self._busy_since = 0.0
+            self._running = None
         return _Outcome(batch, started, monotonic(), outputs, None, nans, parameters)
 
     # ---- threads

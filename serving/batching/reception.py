@@ -107,8 +107,22 @@ class Reception(ABC):
         """Take over a policy; what runs goes on."""
 
     @abstractmethod
-    def check(self, stuck_after_s: float) -> None:
-        """Raise Unavailable when the model is stuck."""
+    def check(self) -> None:
+        """Raise Unavailable when the model is stuck. Callable from any thread."""
+
+    @abstractmethod
+    def give_up(self, now: float) -> str:
+        """Answer what the model has had for longer than it may, and say so; "" where there is nothing."""
+
+    def _hung(self) -> str:
+        limit_s = self.policy.predict_timeout_s
+        return f"model '{self._model}' has not answered for {limit_s:g} s (predict_timeout_s); its replica is replaced"
+
+    def _refuse_hung(self, entry: Entry) -> None:
+        if entry.cancelled:
+            self._refuse(entry, Code.CANCELLED, "cancelled")
+        else:
+            self._refuse(entry, Code.MODEL_FAILED, self._hung())
 
     @property
     def queued(self) -> tuple[int, int]:

@@ -46,10 +46,11 @@ class StreamOwner(Owner, Protocol):
 class _Run:
     """A request whose generator runs. `sizes`: bytes of the answers that nobody has taken yet, oldest first.
 
-    since   when the model was last asked for an answer that has not come; 0.0 = it is not being asked
+    since     when the model was last asked for an answer that has not come; 0.0 = it is not being asked
+    given_up  its request has been answered: the model is stuck
     """
 
-    __slots__ = ("cancelled", "entry", "gate", "nbytes", "since", "sizes", "spent", "started")
+    __slots__ = ("cancelled", "entry", "gate", "given_up", "nbytes", "since", "sizes", "spent", "started")
 
     def __init__(self, entry: Entry, gate: Condition, started: float) -> None:
         self.entry = entry
@@ -60,6 +61,7 @@ class _Run:
         self.sizes: deque[int] = deque()
         self.nbytes = 0
         self.cancelled = False
+        self.given_up = False
 
     @property
     def may_go_on(self) -> bool:
@@ -124,13 +126,15 @@ class Streamer(Reception):
             self._ready.notify_all()
         self._wake(self)
 
-    def check(self, stuck_after_s: float) -> None:
-        """Raise Unavailable when all threads have waited too long for an answer of the model."""
+    def check(self) -> None:
+        """Raise Unavailable when all threads have waited too long for an answer of the model. Callable from any thread."""
         with self._lock:
-            since = [run.since for run in self._runs.values() if run.since]
-            full = len(since) >= self.policy.max_streams
-        if full and monotonic() - max(since) > stuck_after_s:
-            raise Unavailable(f"all {len(since)} streams of model '{self.key}' have waited for it for {monotonic() - max(since):.0f} s")
+            if self._stuck(monotonic()):
+                raise Unavailable(self._hung())
+
+    def _stuck(self, now: float) -> list[_Run]:
+        stuck = [run for run in self._runs.values() if run.since and now - run.since > self.policy.predict_timeout_s]
+        return stuck if len(stuck) >= self.policy.max_streams else []
 
     # ---- in the loop's thread
 
@@ -144,6 +148,19 @@ class Streamer(Reception):
                 self._cancel_run(run)
         if removed:
             self._refuse(entry, Code.CANCELLED, "cancelled")
+
+    def give_up(self, now: float) -> str:
+        """Where all threads have waited too long for the model: answer their requests, and say so; else "".
+
+        One stream that waits costs nobody else anything; the gateway's own bound ends it for its client.
+        """
+        with self._lock:
+            stuck = self._stuck(now)
+        for run in stuck:
+            if not run.given_up:
+                run.given_up = True
+                self._refuse_hung(run.entry)
+        return self._hung() if stuck else ""
 
     def taken(self, entry: Entry, answers: int) -> None:
         """The client has taken so many more of the answers."""
@@ -180,6 +197,8 @@ class Streamer(Reception):
         while events:
             event = events.popleft()
             run = event.run
+            if run.given_up:
+                continue
             entry = run.entry
             owner = cast(StreamOwner, entry.owner)
             if event.answer is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from serving.replica.host import ReplicaHost
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
+HUNG_CODE = 87
 
 
 class Replica:
@@ -39,7 +41,7 @@ class Replica:
         self._starts.begin(name, code)
         if limit_mb := sum(version.memory_mb for version in held.versions):
             MemoryLimit(limit_mb, self._starts.failed).start()
-        self._host = ReplicaHost(held, name, told.run_dir, tcp_host, device=device)
+        self._host = ReplicaHost(held, name, told.run_dir, tcp_host, device=device, hung=self._end)
         try:
             await asyncio.to_thread(self._host.start, _note)
         except ServingError as error:
@@ -50,6 +52,14 @@ class Replica:
             raise
         self._starts.ready()
         self._reporter = Reporter(told.run_dir, "replica", name, self._samples)
+
+    def _end(self, reason: str) -> None:
+        """End this process: a thread of it hangs, which nothing else can end."""
+        log.error("%s: the process ends", reason)
+        try:
+            self._starts.failed(reason)
+        finally:
+            os._exit(HUNG_CODE)
 
     async def _samples(self) -> list[list[Any]]:
         return self._host.samples()

@@ -3,8 +3,9 @@
 A version that cannot be loaded must cost little and come up by itself when what it lacked is there. So a replica that is to start after
 failures waits: 1 s, 2, 4 and so on up to LONGEST_S. What it waits for is in files, one per replica that has begun to load, in
 `run_dir/starts/<model>@<version>/`: a process that was killed while it loaded (memory, a crash in C) cannot tell anybody.
-A replica that dies within QUICK_S of being ready counts as well, or each request that kills it would cost a start; its first death
-does not, so that a replica that somebody kills is back at once.
+A replica that dies within QUICK_S of being ready counts as well, or each request that kills it would cost a start, and so does one that
+has ended itself (too much memory, a model that hangs), whenever that was. The first such death holds nothing back, so that a replica
+that somebody kills is back at once.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Starts:
             code = max(starts, key=lambda s: s.begun).code
         starts = [s for s in starts if s.code == code]
         steady = max((s.ready for s in starts if s.ready and (s.ended or now) - s.ready > QUICK_S), default=0.0)
-        failed = sorted((s for s in starts if s.ended and not (s.ready and s.ended - s.ready > QUICK_S)), key=lambda s: s.ended)
+        failed = sorted((s for s in starts if s.ended and (s.reason or not _served(s))), key=lambda s: s.ended)
         for start in failed:
             if start.ended <= steady:  # one has served since
                 self._file(start).unlink(missing_ok=True)
@@ -148,7 +149,7 @@ class Starts:
         if start.ended or _born(start.pid) == start.born:
             return start
         gone = replace(start, ended=ends.at(self._run_dir, start.pid, after=start.begun) or now)
-        if gone.ready and gone.ended - gone.ready > QUICK_S:
+        if _served(gone):
             file.unlink(missing_ok=True)
         elif file.exists():
             _replace(file, gone)
@@ -168,6 +169,10 @@ class Starts:
 
     def _file(self, start: _Start) -> Path:
         return self._folder / f"{start.name}.json"
+
+
+def _served(start: _Start) -> bool:
+    return bool(start.ready) and start.ended - start.ready > QUICK_S
 
 
 def _replace(file: Path, start: _Start) -> None:

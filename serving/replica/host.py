@@ -41,11 +41,14 @@ from serving.wire.frame import PROTOCOL
 log = logging.getLogger(__name__)
 
 BEAT_S = 0.25
+LEAVE_S = 0.5
+"""From the errors of a batch that hangs to the end of its process: until then they have left."""
 PARALLEL_LOADS = 4
 MAX_PATH_BYTES = 107
 """Longest path of a Unix socket."""
 
 Progress = Callable[[str, str], None]
+Hung = Callable[[str], None]
 
 
 class ReplicaHost:
@@ -55,7 +58,8 @@ class ReplicaHost:
     tcp_host     address to listen on for gateways of other nodes, None = Unix socket only
     device       "cuda" where the plan was given a GPU (Ray has set CUDA_VISIBLE_DEVICES), else "cpu"
     arena_bytes  size of the memory that large answers are shared through with gateways of this node; 0 = none
-    stuck_after_s  a batch that takes longer, or a loop that does not turn for so long, makes `healthy` raise
+    stuck_after_s  a loop that does not turn for so long makes `healthy` raise
+    hung         is told when a model does not come back from a call; its process has to be replaced then
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class ReplicaHost:
         device: str = "cpu",
         arena_bytes: int = 1 << 28,
         stuck_after_s: float = 60.0,
+        hung: Hung | None = None,
     ) -> None:
         self.plan = plan
         self.replica_id = replica_id
@@ -77,6 +82,8 @@ class ReplicaHost:
         self._device = device
         self._arena_bytes = arena_bytes
         self._stuck_after_s = stuck_after_s
+        self._told = hung or _log
+        self._hung = ""
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread = Thread(target=self._turn_loop, name=f"replica {replica_id}", daemon=True)
         self._turn = Turn(self._loop)
@@ -127,11 +134,13 @@ class ReplicaHost:
 
     def healthy(self) -> None:
         """Raise Unavailable when the loop, a model or its device is stuck. Callable from any thread."""
+        if self._hung:
+            raise Unavailable(self._hung)
         if not self._thread.is_alive() or not self._servers:
             raise Unavailable(f"replica {self.replica_id} is not running")
         late = monotonic() - self._beat
         for batcher in self._batchers.values():
-            batcher.check(self._stuck_after_s)
+            batcher.check()
         if late > self._stuck_after_s:
             raise Unavailable(f"the loop of replica {self.replica_id} has not turned for {late:.0f} s")
         for model in self._models.values():
@@ -243,8 +252,25 @@ class ReplicaHost:
             self._loop.close()
 
     def _tick(self) -> None:
-        self._beat = monotonic()
+        self._beat = now = monotonic()
         self._loop.call_later(BEAT_S, self._tick)
+        if self._hung:
+            return
+        for batcher in tuple(self._batchers.values()):
+            self._hung = batcher.give_up(now)
+            if self._hung:
+                self._leave_hung()
+                return
+
+    def _leave_hung(self) -> None:
+        """Have nothing new sent here; what waits goes to other replicas as soon as this process has ended."""
+        site = self._site
+        if site is not None:
+            site.draining = True
+            self._stop_listening()
+            for connection in list(site.connections):
+                connection.send_drain()
+        self._loop.call_later(LEAVE_S, self._told, self._hung)
 
     def _in_loop(self, work: Any, timeout_s: float = 10.0) -> Any:
         if not self._thread.is_alive():
@@ -354,6 +380,10 @@ def _bind(path: Path) -> socket.socket:
         sock.close()
         raise InvalidArgument(f"cannot listen on {path}: {error.strerror}") from None
     return sock
+
+
+def _log(reason: str) -> None:
+    log.error("%s", reason)
 
 
 def _silent(key: str, state: str) -> None:

@@ -345,6 +345,13 @@ class SharedFace(Face):
         default=_policy.execution,
         description="inline: in the replica's own loop, for models of some 100 µs; thread: beside it, for all others.",
     )
+    predict_timeout_s: Seconds = Field(
+        default=_policy.predict_timeout_s,
+        description=(
+            "How long one call of the model may take (decoupled: until its next answer). Then the callers of that batch get an error, and "
+            "the replica is replaced. With execution inline it is replaced after 4 s without a sign of life."
+        ),
+    )
     replicas: int = Field(default=_default(DeploymentTarget, "replicas"), ge=1, le=10_000, description="Processes that hold the model.")
     resources: ResourcesFace = Field(default_factory=ResourcesFace, description="What one replica is given, and on which nodes it may run.")
     warm_up: WarmUpFace = Field(default_factory=WarmUpFace, description="What a replica runs before it takes traffic.")

@@ -31,6 +31,10 @@ class Inherited:
         return self._giver("execution").execution
 
     @property
+    def predict_timeout_s(self) -> float:
+        return self._giver("predict_timeout_s").predict_timeout_s
+
+    @property
     def decoupled(self) -> bool:
         return self._giver("decoupled").decoupled
 

@@ -165,6 +165,7 @@ def _policy(face: BatchingFace, v: Inherited) -> BatchPolicy:
         execution=v.execution,
         isolate=not v.at_most_once,
         max_streams=face.max_streams,
+        predict_timeout_s=v.predict_timeout_s,
     )
 
 

@@ -239,17 +239,40 @@ async def test_execution_changes_between_two_batches() -> None:
     assert [name == "model m/1" for name in names] == [True, False, True, False]
 
 
-async def test_check_raises_when_a_batch_takes_too_long() -> None:
+HUNG = "model 'm' has not answered for 0.001 s (predict_timeout_s); its replica is replaced"
+
+
+async def test_a_batch_that_hangs_is_answered_and_what_waits_behind_it_is_not() -> None:
     gate, owner = Gate(), Collector()
-    with running(gate) as batcher:
-        batcher.check(0.0)
+    with running(gate, predict_timeout_s=0.001) as batcher:
+        batcher.check()
+        assert batcher.give_up(monotonic()) == ""
+        gone = filled(owner, 1)
+        batcher.push([filled(owner, 0), gone], monotonic())
+        await until(gate.entered.is_set)
+        batcher.cancel(gone)
+        batcher.push([filled(owner, 2)], monotonic())
+        await until(lambda: batcher.give_up(monotonic()) != "")
+        assert batcher.give_up(monotonic()) == HUNG
+        assert owner.errors == {0: (Code.MODEL_FAILED, HUNG), 1: (Code.CANCELLED, "cancelled")}
+        with pytest.raises(Unavailable, match="predict_timeout_s"):
+            batcher.check()
+        gate.leave.set()
+        await until(lambda: 2 in owner.answers)
+        assert owner.done == 3  # the model has come back, and nobody hears of it
+        assert batcher.open == 0
+
+
+async def test_a_batch_within_its_time_is_left_alone() -> None:
+    gate, owner = Gate(), Collector()
+    with running(gate, predict_timeout_s=3600.0) as batcher:
         batcher.push([filled(owner, 0)], monotonic())
         await until(gate.entered.is_set)
-        with pytest.raises(Unavailable, match="has been in one batch for"):
-            batcher.check(0.0)
+        assert batcher.give_up(monotonic() + 3000.0) == ""
+        batcher.check()
         gate.leave.set()
         await until(lambda: owner.done == 1)
-        batcher.check(0.0)
+    assert list(owner.answers) == [0]
 
 
 class Clumsy(Collector):
@@ -330,7 +353,7 @@ async def test_a_panic_is_the_requests_error_and_not_the_replicas(execution: str
     with running(model, execution=execution) as batcher:
         batcher.push([filled(owner, n) for n in range(3)], monotonic())
         await until(lambda: owner.done == 3)
-        batcher.check(60.0)
+        batcher.check()
     assert sorted(owner.answers) == [0, 2]
     assert owner.errors == {1: (Code.MODEL_FAILED, "Panic: index out of bounds")}
 
@@ -421,7 +444,7 @@ async def test_a_joiner_that_fails_leaves_the_batch_to_the_worker() -> None:
         await until(lambda: owner.done == 9)
         batcher.push([large(9)], monotonic())
         await until(lambda: owner.done == 10)
-        batcher.check(60.0)
+        batcher.check()
     assert sorted(owner.answers) == [0, 1, 2, 3, 4, 5, 6, 7, 9]
     assert owner.errors[8][0] == Code.MODEL_FAILED
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -264,18 +265,25 @@ async def test_a_model_is_stuck_when_all_its_streams_are() -> None:
         yield row(1)
 
     client = Client()
-    with running(wait, max_streams=2) as streamer:
+    with running(wait, max_streams=2, predict_timeout_s=3600.0) as streamer:
+        later = monotonic() + 7200.0
         push(streamer, client, 1)
         await until(inside.is_set)
-        streamer.check(0.0)
+        assert streamer.give_up(later) == ""
         push(streamer, client, 2)
         await until(lambda: streamer.queued[0] == 0 and sum(r.since > 0 for r in streamer._runs.values()) == 2)
-        with pytest.raises(Unavailable, match="all 2 streams of model 'm/1' have waited"):
-            streamer.check(-1.0)
-        streamer.check(60.0)
+        assert streamer.give_up(monotonic()) == ""
+        streamer.check()
+        streamer.set_policy(BatchPolicy(max_batch_size=8, max_streams=2, predict_timeout_s=0.0))
+        with pytest.raises(Unavailable, match="predict_timeout_s"):
+            streamer.check()
+        assert "model 'm' has not answered" in streamer.give_up(later) == streamer.give_up(later)
+        assert {key: code for key, (code, _) in client.errors.items()} == {1: Code.MODEL_FAILED, 2: Code.MODEL_FAILED}
         leave.set()
-        await until(lambda: len(client.ended) == 2)
-        streamer.check(0.0)
+        await until(lambda: not streamer._runs)
+        streamer.check()
+        assert not client.parts
+        assert streamer.open == 0
 
 
 async def test_a_warm_up_that_fails_says_so() -> None:

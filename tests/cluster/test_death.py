@@ -35,12 +35,12 @@ class Hangs:
 '''
 HAPROXY = "haproxy.cfg"
 """Stands in the command line of the process, where there is one."""
-SOLO, HANGS = "solo", "hangs"
+SOLO, HANGS, BESIDE = "solo", "hangs", "beside"
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
-    """Two gateways; `echo_fp32` on two replicas, `solo` on one, `hangs` in the loop of its replica."""
+    """Two gateways; `echo_fp32` on two replicas, `solo` on one, `hangs` in the loop of its replica, `beside` in a thread beside it."""
     folder = tmp_path_factory.mktemp("death")
     (folder / "model.py").write_text(SOURCE)
     tensor = {"dtype": "FP32", "shape": [4]}
@@ -54,6 +54,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
         }
 
     models = {ECHO: model("Echo", replicas=2, execution="inline"), SOLO: model("Echo"), HANGS: model("Hangs", execution="inline")}
+    models[BESIDE] = model("Hangs", predict_timeout_s=2)
     file = folder / "death.yaml"
     file.write_text(json.dumps({"gateways": 2, "models": models}))
     running = RunningEngine(folder / "state", file)
@@ -135,6 +136,24 @@ async def test_a_model_that_hangs_in_the_loop_of_its_replica_costs_its_own_calle
     assert hung.status_code == 503
     # sent once more, as any request of a lost replica: the second replica may hang of it too
     await until(lambda: ask(engine, HANGS, timeout_s=REPLACED_S).status_code == 200, "it is back")
+    await until(lambda: replaced(engine, title, gone, 1), "the replica is replaced")
+    await load.end()
+    await until(lambda: settled(engine), "settled")
+
+
+async def test_a_model_that_hangs_in_a_thread_is_given_up_after_its_time(engine: RunningEngine) -> None:
+    load = Traffic(engine).start()
+    title = f"ray::ServeReplica:{BESIDE}@1"
+    gone = engine.processes(title)[0]
+    hung = asyncio.create_task(asyncio.to_thread(ask, engine, BESIDE, 1.0, REPLACED_S))
+    behind = asyncio.create_task(asyncio.to_thread(ask, engine, BESIDE, 0.0, REPLACED_S))
+    answer = await hung
+    assert (answer.status_code, answer.json()["error"]) == (
+        500,
+        "model 'beside' has not answered for 2 s (predict_timeout_s); its replica is replaced",
+    )
+    assert (await behind).status_code in (200, 500, 503)  # before it, with it in the batch, or behind it
+    await until(lambda: ask(engine, BESIDE, timeout_s=REPLACED_S).status_code == 200, "it is back")
     await until(lambda: replaced(engine, title, gone, 1), "the replica is replaced")
     await load.end()
     await until(lambda: settled(engine), "settled")

@@ -190,3 +190,23 @@ async def test_a_turn_comes_when_the_time_is_over(node: Node) -> None:
     slow = Starts(node.run_dir, "mlp/1", lambda: 1000.0 + next(ticks) / 4)
     await slow.turn("code")
     assert next(ticks) > 4
+
+
+def test_one_that_ended_itself_counts_however_long_it_has_served(node: Node) -> None:
+    def serves_and_ends(name: str, seconds: float, reason: str) -> None:
+        start = node.starts()
+        start.begin(name, "code")
+        start.ready()
+        node.now += seconds
+        start.failed(reason)
+
+    serves_and_ends("first", 500.0, "it hangs")
+    assert node.starts().standing() == Standing(1, node.now, node.now, "it hangs")
+    first = node.now
+    serves_and_ends("second", QUICK_S / 2, "it hangs again")
+    assert node.starts().standing() == Standing(2, first, node.now + 1.0, "it hangs again")
+    third = node.starts()
+    third.begin("third", "code")
+    third.ready()
+    node.now += 2 * QUICK_S
+    assert node.starts().standing() == Standing()

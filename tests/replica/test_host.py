@@ -7,6 +7,7 @@ import socket
 import stat
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event, Thread
 
 import numpy as np
@@ -339,25 +340,24 @@ def test_policies_change_in_place_and_nothing_else_does(start: Start) -> None:
             host.reconfigure(HostPlan((other,), 2))
 
 
-def test_healthy_is_silent_while_all_is_well_and_says_what_is_stuck(start: Start) -> None:
-    host = start(GATED, host={"stuck_after_s": 0.5})
+def test_a_model_that_hangs_is_told_once_its_callers_have_an_error_and_gateways_are_sent_away(start: Start) -> None:
+    told: SimpleQueue[str] = SimpleQueue()
+    host = start(GATED, max_batch_size=1, predict_timeout_s=0.2, host={"hung": told.put})
     entered, leave = gate(host)
     host.healthy()
     with Peer(host.address["uds"]) as peer:
         peer.define(0, "m/1", vector(1))
-        peer.request(0, {1: ONE})
+        peer.request(0, {1: ONE, 2: ONE})
         assert entered.wait(10)
-        stuck = ""
-        while not stuck:
-            peer.ping()
-            try:
-                host.healthy()
-            except Unavailable as error:
-                stuck = error.message
-        assert stuck.startswith("model 'm/1' has been in one batch for")
+        assert peer.wait(1)[0].code is Code.MODEL_FAILED
+        reason = told.get(timeout=30)
+        assert reason == "model 'm' has not answered for 0.2 s (predict_timeout_s); its replica is replaced"
+        with pytest.raises(Unavailable, match="predict_timeout_s"):
+            host.healthy()
+        assert not Path(host.address["uds"]).exists()
         leave.set()
-        peer.wait(1)
-        host.healthy()
+        assert peer.wait(2)[0].code is Code.OK
+    assert told.empty()
 
 
 @pytest.mark.parametrize(

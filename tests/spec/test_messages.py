@@ -116,8 +116,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["f.yaml:5:51: unknown key 'sape' in models.mlp.signature.inputs[0]; did you mean 'shape'?"],
     ),
     "empty key": (model("'': 1"), ["f.yaml:4:5: unknown key '' in models.mlp; expected one of description, signature, batching, "
-                                   "decoupled, execution, replicas, resources, warm_up, sequence, versions, version_policy, traffic, "
-                                   "at_most_once"]),
+                                   "decoupled, execution, predict_timeout_s, replicas, resources, warm_up, sequence, versions, "
+                                   "version_policy, traffic, at_most_once"]),
     # wrong types
     "text for a number": (model("replicas: two"), ["f.yaml:4:15: models.mlp.replicas: expected a whole number, got the text 'two'"]),
     "number in quotes": (
