@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import grpc
 import httpx
 
-from benchmarks import load, table
+from benchmarks import table, tester, wrk
+from benchmarks.ask import Ask, Generator, LoadFailed, Measured, WrongAnswer
 from benchmarks.peers import (
     bare_loop,
     bentoml,
     engine,
     environment,
     fastapi_uvicorn,
+    form,
     httptools_echo,
     kserve,
     litserve,
@@ -28,19 +31,23 @@ from benchmarks.peers import (
     ray_serve,
     triton,
 )
-from benchmarks.peers.form import JSON, Form
 from benchmarks.process import Running, StartFailed, cpu_between
-from benchmarks.workload import ECHO_IMAGE, WORKLOADS, Workload, WrongAnswer
+from benchmarks.workload import ECHO_IMAGE, WORKLOADS, Workload
+from serving.bench.result import Result
+from serving.errors import ServingError
 
 _LOADS = {**WORKLOADS, ECHO_IMAGE.model: ECHO_IMAGE}
-_FAILURES = (StartFailed, WrongAnswer, load.LoadFailed, httpx.HTTPError, grpc.RpcError, OSError, subprocess.CalledProcessError)
+_FAILURES = (StartFailed, WrongAnswer, LoadFailed, ServingError, httpx.HTTPError, grpc.RpcError, OSError, subprocess.CalledProcessError)
 _REPEATS = 6
 """A disturbed load is repeated so often; the least disturbed counts. The same for all systems."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Rows (and table.IDLE) by key, systems by name, and for how long each is loaded."""
+    """Rows (and table.IDLE) by key, systems by name, and for how long each is loaded.
+
+    repeat_s  of the whole sitting, for repeating loads that were disturbed
+    """
 
     keys: frozenset[str]
     systems: frozenset[str]
@@ -48,13 +55,15 @@ class Choice:
     seconds: float
     idle_s: float
     config: Path
+    generator: Generator = "bench"
+    repeat_s: float = 120.0
 
 
 class Sitting:
     """What to measure, and what has been found so far.
 
     given     an engine that runs already, to be measured instead of starting one
-    scratch   a folder for the generators' files
+    scratch   a folder for the files of wrk and h2load
     runs      row → system → what each round measured
     failures  what could not be measured, and why
     """
@@ -67,6 +76,20 @@ class Sitting:
         self.runs: dict[str, dict[str, list[dict[str, float]]]] = {}
         self.failures: list[str] = []
         self._batches: dict[int, int] = {}
+        self._repeat_s = 0.0
+        self._loads: dict[tuple[table.Row, str], list[tuple[tester.Once, Ask, str]]] = {}
+
+    def results(self) -> Iterator[tuple[str, Result]]:
+        """Every row and system as a document of `serving bench`, by the name of a file. Rounds of one sitting pair up."""
+        sitting = uuid4().hex
+        for (row, name), found in self._loads.items():
+            _, ask, address = found[-1]
+            runs = [once for once, _, _ in found]
+            url = f"{'http' if row.protocol == 'rest' else 'grpc'}://{address}"
+            yield (
+                f"{row.key}.{name}.json",
+                tester.result(runs, ask, table.SYSTEMS[name], url, row.connections, self.choice.seconds, sitting),
+            )
 
     def measure(self) -> None:
         order = self._order()
@@ -115,33 +138,34 @@ class Sitting:
                 server.stop()
 
     def _row(self, row: table.Row, name: str, server: Running) -> None:
-        workload = _LOADS[row.model]
-        run = self._rest(row, workload, name, server) if row.protocol == "rest" else self._grpc(row, workload, server)
-        run(1.0)
-        found = run(self.choice.seconds)
+        ask = self._ask(row, name, server)
+        found, once = self._load(server, ask, row.connections)
         for _ in range(_REPEATS):
-            if not found.disturbed:
+            if not found.disturbed or self._repeat_s > self.choice.repeat_s:
                 break
-            again = run(self.choice.seconds)
-            if again.stolen_cores + again.other_cores < found.stolen_cores + found.other_cores:
-                found = again
+            began = time.monotonic()
+            again, once_more = self._load(server, ask, row.connections)
+            self._repeat_s += time.monotonic() - began
+            if again.disturbance < found.disturbance:
+                found, once = again, once_more
         self._note(row.key, name, found.to_json())
+        if once is not None:
+            self._loads.setdefault((row, name), []).append((once, ask, server.http if row.protocol == "rest" else server.grpc))
 
-    def _rest(self, row: table.Row, workload: Workload, name: str, server: Running) -> Callable[[float], load.Measured]:
-        path, body, headers = workload.path, workload.rest_body, workload.rest_headers
-        if name in _FORMS:
-            form = _FORMS[name](workload)
-            form.check(server.http, workload)
-            path, body, headers = form.path, form.body, JSON
-        elif name == "httptools":
-            _check_echo(server, workload)
-        else:
-            workload.check_rest(server.http)
-        return lambda seconds: load.rest(server, body, path, headers, row.connections, seconds, self.scratch)
+    def _load(self, server: Running, ask: Ask, connections: int) -> tuple[Measured, tester.Once | None]:
+        if self.choice.generator == "wrk":
+            return wrk.measure(server, ask, connections, self.choice.seconds, self.scratch), None
+        once = tester.measure(server, ask, connections, self.choice.seconds)
+        return once.measured, once
 
-    def _grpc(self, row: table.Row, workload: Workload, server: Running) -> Callable[[float], load.Measured]:
-        answer_bytes = workload.check_grpc(server.grpc)
-        return lambda seconds: load.grpc(server, workload, answer_bytes, row.connections, seconds, self.scratch, latency=row.latency)
+    def _ask(self, row: table.Row, name: str, server: Running) -> Ask:
+        """What is sent, tried once."""
+        workload = _LOADS[row.model]
+        if row.protocol == "grpc":
+            return workload.grpc(server.grpc)
+        ask = _FORMS[name](workload) if name in _FORMS else workload.rest()
+        ask.try_rest(server.http)
+        return ask
 
     def _bare(self, row: table.Row, name: str, processes: int) -> None:
         if processes not in self._batches:
@@ -198,14 +222,13 @@ _LAUNCHERS: dict[str, Callable[[Sitting, str, Path], Running]] = {
     "litserve": lambda sitting, name, scratch: litserve.launch(scratch),
     "bentoml": lambda sitting, name, scratch: bentoml.launch(scratch),
 }
-_FORMS: dict[str, Callable[[Workload], Form]] = {"mlserver": mlserver.ask, "litserve": litserve.ask, "bentoml": bentoml.ask}
+_FORMS: dict[str, Callable[[Workload], Ask]] = {
+    "mlserver": mlserver.ask,
+    "litserve": litserve.ask,
+    "bentoml": bentoml.ask,
+    "httptools": form.echo,
+}
 """What does not speak the protocol's binary REST."""
-
-
-def _check_echo(server: Running, workload: Workload) -> None:
-    answer = httpx.post(f"http://{server.http}/", content=workload.rest_body, timeout=10, trust_env=False)
-    if answer.content != workload.rest_body:
-        raise WrongAnswer(f"{server.name} did not give the body back")
 
 
 def _cores_at_rest(server: Running, seconds: float) -> float:

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-Measure = Literal["per_s", "p50_ms", "p99_ms", "cpu_s_per_1000", "cpu_cores"]
+from serving.bench.interval import paired_ratio
+
+Measure = Literal["per_s", "p50_ms", "p99_ms", "cpu_s_per_1000", "client_cpu_s_per_1000", "cpu_cores"]
 Runs = Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]
 """row → system → one mapping of measures for each round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One workload under one load, on every system that it is compared with.
-
-    latency   gRPC only: whether percentiles are wanted (REST has them always)
-    """
+    """One workload under one load, on every system that it is compared with."""
 
     key: str
     title: str
@@ -25,7 +24,6 @@ class Row:
     model: str
     connections: int
     systems: tuple[str, ...]
-    latency: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +39,17 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A floor with what was measured: medians over the rounds, and their ratio (a difference for cores)."""
+    """A floor with what was measured: medians over the rounds, and their ratio (a difference for cores).
+
+    interval  95 % of the ratio by rounds in pairs, as `serving bench compare` has it; None with one round, and for cores
+    """
 
     floor: Floor
     ours: float
     theirs: float
     ratio: float
     passed: bool
+    interval: tuple[float, float] | None = None
 
 
 FURTHER = {
@@ -62,7 +64,7 @@ ROWS = (
     Row("mlp-rest", "mlp, REST binary, 64 connections", "rest", "mlp", 64, ("engine", "triton", "ray", "ray-fast", "fastapi", *FURTHER)),
     Row("mlp-grpc", "mlp, gRPC, 64 connections", "grpc", "mlp", 64, ("engine", "triton", "ray-fast")),
     Row("mlp-rest-1", "mlp, REST binary, 1 connection", "rest", "mlp", 1, ("engine", "triton", *FURTHER)),
-    Row("mlp-grpc-1", "mlp, gRPC, 1 connection", "grpc", "mlp", 1, ("engine", "triton"), latency=True),
+    Row("mlp-grpc-1", "mlp, gRPC, 1 connection", "grpc", "mlp", 1, ("engine", "triton")),
     Row("mlp-rest-16", "mlp, REST binary, 16 connections", "rest", "mlp", 16, ("engine", "triton")),
     Row("resnet", "resnet, REST binary, 16 connections, one replica", "rest", "resnet", 16, ("engine", "bare", "triton")),
     Row("resnet-two", "resnet, REST binary, 16 connections, two replicas", "rest", "resnet", 16, ("engine-two", "bare-two")),
@@ -104,11 +106,13 @@ SYSTEMS = FURTHER | {
 """In the order of a round: what a floor compares runs next to each other, so that a machine that drifts does so for both."""
 
 _TITLES = {row.key: row.title for row in ROWS} | {IDLE: "nothing to do"}
+_COLUMNS: tuple[Measure, ...] = ("per_s", "p50_ms", "p99_ms", "cpu_s_per_1000", "client_cpu_s_per_1000")
 _MEASURES: dict[Measure, tuple[str, float, str]] = {
     "per_s": ("answers a second", 1, "{:,.0f}"),
     "p50_ms": ("p50, ms", 1, "{:.2f}"),
     "p99_ms": ("p99, ms", 1, "{:.2f}"),
     "cpu_s_per_1000": ("server CPU for an answer, µs", 1000, "{:,.0f}"),
+    "client_cpu_s_per_1000": ("client CPU for an answer, µs", 1000, "{:,.0f}"),
     "cpu_cores": ("CPU, % of a core", 100, "{:.1f}"),
 }
 
@@ -127,18 +131,26 @@ def verdicts(runs: Runs) -> Iterator[Verdict]:
         if ours is None or theirs is None:
             continue
         ratio = ours - theirs if floor.measure == "cpu_cores" else ours / theirs
-        yield Verdict(floor, ours, theirs, ratio, ratio >= floor.limit if floor.bound == "at least" else ratio <= floor.limit)
+        passed = ratio >= floor.limit if floor.bound == "at least" else ratio <= floor.limit
+        yield Verdict(floor, ours, theirs, ratio, passed, _interval(runs, floor))
+
+
+def _interval(runs: Runs, floor: Floor) -> tuple[float, float] | None:
+    found = runs.get(floor.row, {})
+    ours = [run[floor.measure] for name in ("engine", "engine-two") for run in found.get(name, ()) if floor.measure in run]
+    theirs = [run[floor.measure] for run in found.get(floor.against, ()) if floor.measure in run]
+    if floor.measure == "cpu_cores" or len(ours) < 2 or len(ours) != len(theirs) or min(*ours, *theirs) <= 0:
+        return None
+    return paired_ratio(theirs, ours)[1:]
 
 
 def cells(verdict: Verdict) -> tuple[str, ...]:
-    """Workload, measure, ours, against whom, theirs, ratio, floor, verdict: as words."""
+    """Workload, measure, ours, against whom, theirs, ratio, its interval, floor, verdict: as words."""
     floor = verdict.floor
     name, scale, form = _MEASURES[floor.measure]
-    ratio, limit = f"{verdict.ratio:.2f}", f"{floor.limit:g}"
+    ratio, limit = _ratio(verdict.ratio), f"{floor.limit:g}"
     if floor.measure == "cpu_cores":
         ratio, limit = f"{verdict.ratio:+.1%}", f"{floor.limit:+.0%}"
-    elif verdict.ratio >= 10:
-        ratio = f"{verdict.ratio:.0f}"
     return (
         _TITLES[floor.row],
         name,
@@ -146,32 +158,49 @@ def cells(verdict: Verdict) -> tuple[str, ...]:
         SYSTEMS[floor.against],
         form.format(verdict.theirs * scale),
         ratio,
+        " to ".join(map(_ratio, verdict.interval)) if verdict.interval else "–",
         f"{floor.bound} {limit}",
         "pass" if verdict.passed else "FAIL",
     )
 
 
-HEADER = ("workload", "measure", "engine", "against", "theirs", "ratio", "floor", "")
+def _ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2f}"
 
 
-def markdown(runs: Runs, machine: Mapping[str, object], date: str, rounds: int) -> str:
-    """The README's tables: the floors, then every system's throughput."""
+HEADER = ("workload", "measure", "engine", "against", "theirs", "ratio", "95 %", "floor", "")
+
+
+def markdown(runs: Runs, machine: Mapping[str, object], date: str, rounds: int, notes: Sequence[str] = ()) -> str:
+    """The README's tables: the floors, then every system's figures; `notes` stand between them."""
     lines = [
         f"Measured {date}: {machine['processor']}, {machine['cores']} cores shared by server and client, {machine['memory_gib']} GiB, "
         f"Python {machine['python']}; medians of {rounds} interleaved rounds, one thread of torch for every system.",
         "",
     ]
     lines += _table(HEADER[:-1], [cells(v)[:-1] for v in verdicts(runs)])
+    lines += [line for note in notes for line in ("", note)]
     others = []
     for row in ROWS:
         for system in row.systems:
-            values = {measure: middle(runs, row.key, system, measure) for measure in _MEASURES}
-            if values["per_s"] is not None:
-                shown = [("–" if not (v := values[m]) else form.format(v * scale)) for m, (_, scale, form) in list(_MEASURES.items())[:4]]
-                others.append((row.title, SYSTEMS[system], *shown))
-    heads = ("workload", "system", *(name for name, _, _ in list(_MEASURES.values())[:4]))
+            if middle(runs, row.key, system, "per_s") is not None:
+                shown = [_shown(runs, row.key, system, measure) for measure in _COLUMNS]
+                others.append((row.title, SYSTEMS[system], *shown, _errors(runs[row.key][system])))
+    heads = ("workload", "system", *(_MEASURES[measure][0] for measure in _COLUMNS), "errors")
     lines += ["", "<details><summary>Everything that was measured</summary>", "", *_table(heads, others), "", "</details>"]
     return "\n".join(lines) + "\n"
+
+
+def _shown(runs: Runs, row: str, system: str, measure: Measure) -> str:
+    value = middle(runs, row, system, measure)
+    _, scale, form = _MEASURES[measure]
+    return form.format(value * scale) if value else "–"
+
+
+def _errors(rounds: Sequence[Mapping[str, float]]) -> str:
+    """All rounds' together; "–" where the generator did not count them."""
+    counted = [run["errors"] for run in rounds if "errors" in run]
+    return f"{sum(counted):,.0f}" if counted else "–"
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

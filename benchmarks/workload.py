@@ -1,29 +1,26 @@
-"""Workload: one model's request in the forms that the protocols want, and the check that an answer is right."""
+"""Workload: one model's request in the forms that the protocols want, and what the model answers."""
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 
 import grpc
-import httpx
 import numpy as np
 import numpy.typing as npt
 import orjson
 import torch
 from tritonclient.grpc import service_pb2
 
+from benchmarks.ask import Ask, WrongAnswer
 from benchmarks.models.echo import Echo
 from benchmarks.models.mlp import Mlp
 from benchmarks.models.resnet import ResNet
+from serving.bench.answers import AnswerCheck, Expected
+from serving.bench.request import GRPC_INFER, grpc_body
+from serving.tensor import DType
 
 Array = npt.NDArray[np.float32]
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-
-
-class WrongAnswer(Exception):
-    """A server answered, but not what the model says."""
 
 
 @dataclass(frozen=True)
@@ -78,34 +75,22 @@ class Workload:
         return bytes(request.SerializeToString())
 
     @property
-    def grpc_body(self) -> bytes:
-        return struct.pack(">BI", 0, len(self.grpc_message)) + self.grpc_message
+    def expected(self) -> tuple[Expected, ...]:
+        return (Expected("y", DType.FP32, self.y.shape, self.y),)
 
-    def check_rest(self, address: str) -> None:
-        """One prediction over REST; raises WrongAnswer or httpx.HTTPError."""
-        headers = {**self.rest_headers, "accept-encoding": "identity"}
-        answer = httpx.post(f"http://{address}{self.path}", content=self.rest_body, headers=headers, timeout=10, trust_env=False)
-        if answer.status_code != 200:
-            raise WrongAnswer(f"{self.model} over REST: {answer.status_code} {answer.text[:300]}")
-        head = int(answer.headers["inference-header-content-length"])
-        output = orjson.loads(answer.content[:head])["outputs"][0]
-        self._compare(output["name"], output["shape"], answer.content[head:])
+    def rest(self) -> Ask:
+        """The protocol's binary REST."""
+        return Ask("rest", self.model, self.path, self.rest_body, AnswerCheck("rest", self.expected), self.rest_headers)
 
-    def check_grpc(self, address: str) -> int:
-        """One prediction over gRPC; returns the bytes of the answer with its prefix. Raises WrongAnswer or grpc.RpcError."""
+    def grpc(self, address: str) -> Ask:
+        """A unary call, tried once. Raises WrongAnswer or grpc.RpcError."""
+        check = AnswerCheck("grpc", self.expected)
         with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            call = channel.unary_unary(INFER)
-            raw = call(self.grpc_message, timeout=10)
-        answer = service_pb2.ModelInferResponse.FromString(raw)
-        self._compare(answer.outputs[0].name, list(answer.outputs[0].shape), answer.raw_output_contents[0])
-        return len(raw) + 5
-
-    def _compare(self, name: str, shape: list[int], data: bytes) -> None:
-        if name != "y" or shape != list(self.y.shape):
-            raise WrongAnswer(f"{self.model} answered {name} {shape}, not y {list(self.y.shape)}")
-        got = np.frombuffer(data, np.float32).reshape(self.y.shape)
-        if not np.allclose(got, self.y, rtol=1e-4, atol=1e-5):
-            raise WrongAnswer(f"{self.model} answered other numbers: {got.ravel()[:5]} for {self.y.ravel()[:5]}")
+            answer = grpc_body(channel.unary_unary(GRPC_INFER)(self.grpc_message, timeout=10))
+        if wrong := check(answer):
+            raise WrongAnswer(f"{self.model} over gRPC: {wrong}")
+        # Ray Serve takes the application from the header.
+        return Ask("grpc", self.model, GRPC_INFER, grpc_body(self.grpc_message), check, {"application": "default"}, len(answer))
 
 
 ECHO = Workload("echo", Echo, (16,))

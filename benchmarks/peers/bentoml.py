@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.ask import Ask
 from benchmarks.peers import form
 from benchmarks.peers.environment import REPOSITORY, program
 from benchmarks.peers.port import answers_ok, free_ports
@@ -24,5 +25,5 @@ def launch(scratch: Path) -> Running:
     return start(NAME, argv, scratch / "log", env=env, cwd=REPOSITORY, http=http, ready=lambda r: answers_ok(r.http, "/readyz"))
 
 
-def ask(workload: Workload) -> form.Form:
-    return form.base64_json("/predict", lambda text: {"x": [text]}, lambda answer: answer[0], workload)
+def ask(workload: Workload) -> Ask:
+    return form.base64_json("/predict", lambda text: {"x": [text]}, (0,), workload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.ask import Ask
 from benchmarks.peers import form
 from benchmarks.peers.environment import REPOSITORY, program
 from benchmarks.peers.port import answers_ok, free_ports
@@ -22,5 +23,5 @@ def launch(scratch: Path) -> Running:
     return start(NAME, argv, scratch / "log", cwd=REPOSITORY, http=http, ready=lambda r: answers_ok(r.http, "/health"))
 
 
-def ask(workload: Workload) -> form.Form:
-    return form.base64_json("/predict", lambda text: {"x": text}, lambda answer: answer["y"], workload)
+def ask(workload: Workload) -> Ask:
+    return form.base64_json("/predict", lambda text: {"x": text}, ("y",), workload)

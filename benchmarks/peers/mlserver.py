@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 
+from benchmarks.ask import Ask
 from benchmarks.peers import form
 from benchmarks.peers.environment import REPOSITORY, program
 from benchmarks.peers.port import answers_ok, free_ports
@@ -53,5 +54,5 @@ def model_settings() -> dict[str, object]:
     }
 
 
-def ask(workload: Workload) -> form.Form:
+def ask(workload: Workload) -> Ask:
     return form.oip_json(workload)

@@ -43,15 +43,18 @@ class ProcessTree:
         self._gone_s = 0.0
         self._spent: dict[int, float] = {}
 
-    def read(self) -> Usage:
-        """Return what the tree has used. A process that ended counts up to its last reading."""
+    def read(self, *, memory: bool = True) -> Usage:
+        """Return what the tree has used. A process that ended counts up to its last reading.
+
+        Without `memory` its figures are 0 and None: the kernel stops a process for a while to count its pages, which a load would feel.
+        """
         self._grow()
         cpu_s, rss, pss, count = self._gone_s, 0, 0, 0
         pss_known = True
         for pid, process in list(self._known.items()):
             try:
                 with process.oneshot():
-                    times, memory = process.cpu_times(), process.memory_info()
+                    times, resident = process.cpu_times(), process.memory_info().rss
                 spent = times.user + times.system
             except psutil.Error:
                 lost = self._spent.pop(pid, 0.0)
@@ -61,13 +64,15 @@ class ProcessTree:
                 continue
             self._spent[pid] = spent
             cpu_s += spent
-            rss += memory.rss
             count += 1
+            if not memory:
+                continue
+            rss += resident
             try:
                 pss += process.memory_full_info().pss
             except (psutil.Error, AttributeError):
                 pss_known = False
-        return Usage(cpu_s, rss, pss if pss_known and count else None, count)
+        return Usage(cpu_s, rss, pss if memory and pss_known and count else None, count)
 
     def __len__(self) -> int:
         return len(self._known)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
-from time import monotonic
 from types import FrameType
 
 from serving.bench import machine
@@ -22,12 +21,13 @@ from serving.bench.process_tree import ProcessTree, is_local, of_pid, of_port
 from serving.bench.recording import Progress, Recording
 from serving.bench.result import Result
 from serving.bench.scenario import Scenario
-from serving.bench.server_side import Counts, Reading, between
+from serving.bench.server_side import Counts
 from serving.bench.streaming import Gaps, run_streams
 from serving.bench.sweep import settle
 from serving.bench.target import ServerAddress, Target
 from serving.bench.turns import Stop
-from serving.errors import InvalidArgument, Unavailable
+from serving.bench.watch import Watch
+from serving.errors import InvalidArgument
 
 Told = Callable[[Progress], None]
 Sender = Callable[[ServerAddress, Sequence[Work], Load, Told, Stop], Recording]
@@ -90,7 +90,7 @@ class Bench:
 
     def once(self, load: Load, told: Told) -> Once:
         """Run a load and return what was measured, of the client and of the server."""
-        watch = _Watch(self, told)
+        watch = Watch(self.tree, self.counts, told)
         gaps = None
         scenario, address, works = self.prepared.scenario, self.prepared.address, self.prepared.works
         if scenario.streaming:
@@ -227,40 +227,3 @@ def _python_driver(name: str) -> Sender:
         raise InvalidArgument(f"the driver '{name}' needs tritonclient[http,grpc], which pip installs: {error}") from None
     sender: Sender = getattr(module, PYTHON_DRIVERS[name])
     return sender
-
-
-class _Watch:
-    """Reads the server's side when the measurement begins and when it is over, and passes progress on."""
-
-    def __init__(self, bench: Bench, told: Told) -> None:
-        self._bench = bench
-        self._told = told
-        self._before: Reading | None = None
-        self._answers = 0
-        self._began = 0.0
-
-    def told(self, progress: Progress) -> None:
-        if progress.phase == "measuring" and self._before is None:
-            self._before = self._read()
-            self._answers = progress.answers
-            self._began = monotonic()
-        self._told(progress)
-
-    def server(self, recording: Recording) -> Server:
-        if self._before is None:
-            return Server()
-        latency = recording.latency
-        return between(
-            self._before,
-            self._read(),
-            mean_latency_ms=latency.mean_ns / 1e6 if latency.count else None,
-            answers=recording.answers - self._answers,
-            wall_s=monotonic() - self._began,
-        )
-
-    def _read(self) -> Reading:
-        try:
-            counts = self._bench.counts()
-        except Unavailable:  # it went away under the load, which is what the report has to tell
-            counts = None
-        return Reading(counts, self._bench.tree.read() if self._bench.tree else None)

@@ -31,6 +31,14 @@ def test_verdict_compares_medians_with_the_floor(
     assert verdict.passed is passed
 
 
+def test_rounds_in_pairs_give_an_interval() -> None:
+    (verdict,) = table.verdicts(runs("mlp-rest", "per_s", [30000, 60000, 90000], "triton", [10000, 20000, 30000]))
+    assert verdict.interval == pytest.approx((3, 3))  # every round alike, however far apart the rounds are
+    assert table.cells(verdict)[6] == "3.00 to 3.00"
+    (verdict,) = table.verdicts(runs("mlp-rest", "per_s", [30000], "triton", [10000]))
+    assert (verdict.interval, table.cells(verdict)[6]) == (None, "–")
+
+
 def test_two_replicas_are_judged_by_the_variant() -> None:
     found = {"resnet-two": {"engine-two": [{"per_s": 90.0}], "bare-two": [{"per_s": 100.0}]}}
     (verdict,) = table.verdicts(found)
@@ -51,9 +59,9 @@ def test_every_floor_belongs_to_a_measured_pair() -> None:
 
 
 def test_markdown_shows_floors_and_all_systems() -> None:
-    found = {"mlp-rest": {"engine": [{"per_s": 90000.0, "p50_ms": 0.5, "p99_ms": 1.25}], "triton": [{"per_s": 20000.0}]}}
+    found = {"mlp-rest": {"engine": [{"per_s": 90000.0, "p50_ms": 0.5, "p99_ms": 1.25, "errors": 2}], "triton": [{"per_s": 20000.0}]}}
     text = table.markdown(found, MACHINE, "2026-01-02", 3)
-    wanted = "| mlp, REST binary, 64 connections | answers a second | 90,000 | Triton, Python backend | 20,000 | 4.50 | at least 3 |"
+    wanted = "| mlp, REST binary, 64 connections | answers a second | 90,000 | Triton, Python backend | 20,000 | 4.50 | – | at least 3 |"
     assert wanted in text
-    assert "| mlp, REST binary, 64 connections | this engine | 90,000 | 0.50 | 1.25 | – |" in text
+    assert "| mlp, REST binary, 64 connections | this engine | 90,000 | 0.50 | 1.25 | – | – | 2 |" in text
     assert "medians of 3 interleaved rounds" in text

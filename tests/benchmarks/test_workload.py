@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 import orjson
 import pytest
@@ -10,7 +8,7 @@ import yaml
 from tritonclient.grpc import service_pb2
 
 from benchmarks.peers import engine, oip
-from benchmarks.workload import ECHO, ECHO_IMAGE, MLP, RESNET, Workload, WrongAnswer
+from benchmarks.workload import ECHO, ECHO_IMAGE, MLP, RESNET, Workload
 
 
 @pytest.mark.parametrize(("workload", "answer"), [(ECHO, (1, 16)), (MLP, (1, 10)), (RESNET, (1, 100))])
@@ -32,10 +30,8 @@ def test_rest_body_is_what_tritonclient_sends(workload: Workload) -> None:
     assert workload.rest_body[own:] == body[length:]
 
 
-def test_grpc_body_is_one_message_with_its_prefix() -> None:
-    flag, length = struct.unpack(">BI", MLP.grpc_body[:5])
-    message = service_pb2.ModelInferRequest.FromString(MLP.grpc_body[5:])
-    assert (flag, length) == (0, len(MLP.grpc_body) - 5)
+def test_the_grpc_message_is_a_request_with_raw_numbers() -> None:
+    message = service_pb2.ModelInferRequest.FromString(MLP.grpc_message)
     assert message.model_name == "mlp"
     assert message.raw_input_contents[0] == MLP.x.tobytes()
 
@@ -44,18 +40,11 @@ def test_the_image_is_600_kb() -> None:
     assert 600_000 < len(ECHO_IMAGE.rest_body) < 605_000
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "data"),
-    [
-        ("z", [1, 10], MLP.y.tobytes()),
-        ("y", [10], MLP.y.tobytes()),
-        ("y", [1, 10], (MLP.y + 0.01).tobytes()),
-    ],
-)
-def test_a_wrong_answer_is_noticed(name: str, shape: list[int], data: bytes) -> None:
-    MLP._compare("y", [1, 10], MLP.y.tobytes())
-    with pytest.raises(WrongAnswer):
-        MLP._compare(name, shape, data)
+@pytest.mark.parametrize(("name", "y"), [("z", MLP.y), ("y", MLP.y[0]), ("y", MLP.y + np.float32(0.01))], ids=["name", "shape", "values"])
+def test_a_wrong_answer_is_noticed(name: str, y: np.ndarray) -> None:
+    check = MLP.rest().check
+    assert check(oip.encode("mlp", MLP.y)[0]) is None
+    assert check(oip.encode("mlp", y)[0].replace(b'"name":"y"', f'"name":"{name}"'.encode()))
 
 
 def test_the_peers_read_and_write_the_binary_form() -> None:
