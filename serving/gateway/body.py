@@ -11,7 +11,6 @@ from typing import Protocol
 import numpy as np
 
 from serving.errors import TooLarge, Unavailable
-from serving.gateway.ports import Host
 from serving.state import GatewayLimits
 
 SCRATCH_BYTES = 64 * 1024
@@ -19,13 +18,19 @@ MIN_BODY_RATE = 64 * 1024
 """Bytes a second. A body gets `body_timeout_s`, and more time as long as it comes at this rate."""
 
 
-def body_place(host: Host, nbytes: int) -> memoryview:
-    """Return where a body of this size is received: shared memory where there is some. Raises Unavailable where there is no memory."""
+class Lender(Protocol):
+    """Who has memory that replicas of this node can read."""
+
+    def body_buffer(self, nbytes: int) -> memoryview | None: ...
+
+
+def body_place(lender: Lender, nbytes: int, what: str = "a body") -> memoryview:
+    """Return where so much is put together: shared memory where there is some. Raises Unavailable where there is no memory for `what`."""
     try:
         # Not a bytearray, which is filled with zeros: who only announces a gigabyte would cost one.
-        return host.body_buffer(nbytes) or np.empty(nbytes, np.uint8).data
+        return lender.body_buffer(nbytes) or np.empty(nbytes, np.uint8).data
     except MemoryError:
-        raise Unavailable(f"there is no memory for a body of {nbytes} bytes", retry_after_s=1.0) from None
+        raise Unavailable(f"there is no memory for {what} of {nbytes} bytes", retry_after_s=1.0) from None
 
 
 def too_large(nbytes: int, limit: int) -> TooLarge:

@@ -24,11 +24,11 @@ from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.reflection import ReflectionStream
 from serving.gateway.repository import Repository
 from serving.gateway.service import Service
-from serving.gateway.special import SpecialCall
+from serving.gateway.special import submit
 from serving.gateway.statistics import Statistics
 from serving.gateway.stream import InferStream, WatchStream, check_streams, check_version
 from serving.gateway.wishes import WishDesk, grpc_actions
-from serving.inference import Buffer, InferResponse
+from serving.inference import Buffer, InferResponse, Layout
 from serving.protocol import messages, model_config, statistics
 from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, grpc_response_encoding
 from serving.protocol.grpc import GrpcPlan
@@ -70,7 +70,7 @@ class GrpcApi:
         path = head.path
         if path == INFERENCE + "ModelInfer":
             encoding = grpc_response_encoding(_header(head, b"grpc-encoding"), _header(head, b"grpc-accept-encoding"))
-            answer = partial(self._answer_compressed, encoding) if encoding else self._answer
+            answer = partial(self._answer, encoding=encoding) if encoding else self._answer
             return Action(self._infer, answer, self._fail)
         if path == INFERENCE + "ModelStreamInfer":
             return Action(self._open_infer_stream, None, self._fail, streams=True)
@@ -120,12 +120,10 @@ class GrpcApi:
         if connection.head.forwarded:
             service.forwarding.put(request, connection.head.forwarded)
         request.deadline = deadline
-        if plan.special is None:
-            connection.work = service.submit(served, request, connection, plan, "grpc", client)
-        else:
-            connection.work = SpecialCall(service, served, request, connection, plan, "grpc", client).start()
+        connection.work = submit(service, served, request, connection, plan, "grpc", client)
 
-    def _answer(self, connection: GrpcExchange, call: Call, response: InferResponse) -> None:
+    def _answer(self, connection: GrpcExchange, call: Call, response: InferResponse, encoding: Encoding | None = None) -> None:
+        """Answer a call; `encoding`: its client compresses what it sends."""
         if response.code is not Code.OK:
             self._fail(connection, from_code(response.code, response.message, response.retry_after_s))
             return
@@ -134,20 +132,16 @@ class GrpcApi:
         except ServingError as error:
             self._fail(connection, error)
             return
-        self._write(connection, parts)
+        if encoding is None:
+            self._write(connection, parts)
+        else:
+            self._write_compressed(connection, parts, response.layout, encoding)
 
-    def _answer_compressed(self, encoding: Encoding, connection: GrpcExchange, call: Call, response: InferResponse) -> None:
-        """Answer a client that compresses what it sends."""
-        layout = response.layout
-        if response.code is not Code.OK or layout is None or layout.payload_bytes < MIN_RESPONSE_BYTES:
-            self._answer(connection, call, response)
-            return
-        try:
-            parts = call.served.grpc.encode(cast(GrpcPlan, call.plan), response)
-        except ServingError as error:
-            self._fail(connection, error)
-            return
-        if layout.payload_bytes < OFFLOAD_BYTES:
+    def _write_compressed(self, connection: GrpcExchange, parts: list[Buffer], layout: Layout | None, encoding: Encoding) -> None:
+        """Answer a client that compresses what it sends, compressed where that is worth it."""
+        if layout is None or layout.payload_bytes < MIN_RESPONSE_BYTES:
+            self._write(connection, parts)
+        elif layout.payload_bytes < OFFLOAD_BYTES:
             self._out.answer_compressed(connection, prefixed_compressed(parts, encoding), encoding)
         else:
             work = partial(prefixed_compressed, parts, encoding)

@@ -9,6 +9,7 @@ from typing import Any, cast
 from serving import VERSION
 from serving.errors import Code, NotFound, ServingError, Unavailable, Unsupported, from_code
 from serving.gateway.call import Call
+from serving.gateway.client_limits import Client
 from serving.gateway.desk import DeskClient
 from serving.gateway.docs import PAGE
 from serving.gateway.errand import rest_errand
@@ -20,7 +21,7 @@ from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.repository import Repository
 from serving.gateway.service import Service
-from serving.gateway.special import SpecialCall
+from serving.gateway.special import submit
 from serving.gateway.statistics import Statistics
 from serving.gateway.wishes import WishDesk, rest_run
 from serving.inference import Buffer, InferResponse
@@ -105,7 +106,8 @@ class RestApi:
                     supported(head.content_encoding.decode("latin-1"))
                 except Unsupported as error:
                     return _post(head, _unsupported_coding(error))
-                return _post(head, Action(lambda connection, head, body: self._infer(connection, head, body, model, version), self._answer))
+                infer: Callable[..., None] = self._decompress if head.content_encoding else self._infer
+                return _post(head, Action(lambda connection, head, body: infer(connection, head, body, model, version), self._answer))
         return _NOT_FOUND
 
     # Predictions ---------------------------------------------------------------------------------------------------
@@ -115,22 +117,27 @@ class RestApi:
             return _post(head, _unsupported_coding(Unsupported(f"Unsupported compression type: {run.__name__} takes none"), b"identity"))
         return _post(head, Action(lambda connection, head, body: run(self._service, connection, body, model, version)))
 
-    def _infer(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
+    def _infer(
+        self,
+        connection: HttpConnection,
+        head: Head,
+        body: Buffer,
+        model: str,
+        version: str,
+        asked: bool = False,
+        client: Client | None = None,
+    ) -> None:
+        """Submit a prediction; `client` counts where it has been `asked` before."""
         service = self._service
-        if head.content_encoding:
-            self._decompress(connection, head, body, model, version)
-            return
         served = service.resolve(model, version, connection, body)
         if served.decoupled:
             raise Unsupported(DECOUPLED)
-        client = service.ask(served, connection.client) if service.clients is not None else None
+        if service.clients is not None and not asked:
+            client = service.ask(served, connection.client)
         request, plan = served.rest.decode(body, head.inference_header_length)
         if head.forwarded:
             service.forwarding.put(request, head.forwarded)
-        if plan.special is None:
-            connection.work = service.submit(served, request, connection, plan, "rest", client)
-        else:
-            connection.work = SpecialCall(service, served, request, connection, plan, "rest", client).start()
+        connection.work = submit(service, served, request, connection, plan, "rest", client)
 
     def _decompress(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
         service = self._service
@@ -138,16 +145,7 @@ class RestApi:
         client = service.ask(known, connection.client) if service.clients is not None else None
 
         def infer(plain: Buffer) -> None:
-            served = service.resolve(model, version, connection, plain)
-            if served.decoupled:
-                raise Unsupported(DECOUPLED)
-            request, plan = served.rest.decode(plain, head.inference_header_length)
-            if head.forwarded:
-                service.forwarding.put(request, head.forwarded)
-            if plan.special is None:
-                connection.work = service.submit(served, request, connection, plan, "rest", client)
-            else:
-                connection.work = SpecialCall(service, served, request, connection, plan, "rest", client).start()
+            self._infer(connection, head, plain, model, version, True, client)
 
         work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_decompressed_bytes)
         if len(body) < OFFLOAD_BYTES:

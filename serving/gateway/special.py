@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-import numpy as np
-
-from serving.errors import Code, ServingError, TooLarge, Unavailable, Unsupported
+from serving.errors import Code, ServingError, TooLarge, Unsupported
+from serving.gateway.body import body_place
 from serving.gateway.call import Call, Owner, Served
 from serving.gateway.client_limits import Client
+from serving.gateway.ports import Cancellable
 from serving.gateway.regions import DISABLED
 from serving.gateway.service import Service
 from serving.inference import Buffer, InferRequest, InferResponse
@@ -25,6 +25,15 @@ from serving.protocol.special import Special
 THREAD_BYTES = 256 * 1024
 """Tensors from this size on are read, written and ranked in a thread."""
 THREAD_CLASSES = 256
+
+
+def submit(
+    service: Service, served: Served, request: InferRequest, owner: Owner, plan: RestPlan | GrpcPlan, protocol: str, client: Client | None
+) -> Cancellable:
+    """Submit a request, by way of a `SpecialCall` where it wants one. Raises ServingError as `Service.submit` does."""
+    if plan.special is None:
+        return service.submit(served, request, owner, plan, protocol, client)
+    return SpecialCall(service, served, request, owner, plan, protocol, client).start()
 
 
 class SpecialCall:
@@ -64,10 +73,7 @@ class SpecialCall:
         nbytes = self._request.layout.payload_bytes
         if nbytes > service.limits.max_body_bytes:
             raise TooLarge(f"tensors of {nbytes} bytes exceed the maximum allowed size of {service.limits.max_body_bytes} bytes")
-        try:
-            place = service.body_buffer(nbytes) or np.empty(nbytes, np.uint8).data
-        except MemoryError:
-            raise Unavailable(f"there is no memory for tensors of {nbytes} bytes", retry_after_s=1.0) from None
+        place = body_place(service, nbytes, "tensors")
         if nbytes < THREAD_BYTES:
             self._read(place)
             self._submit()

@@ -16,13 +16,14 @@ from typing import Any, cast
 
 from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable, Unsupported
 from serving.gateway.call import Call, Served, StreamCall
+from serving.gateway.client_limits import Client
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Head
 from serving.gateway.ports import Cancellable
 from serving.gateway.service import DEADLINE, STOPPING, Service
 from serving.gateway.several import Several
-from serving.gateway.special import SpecialCall
-from serving.inference import Buffer, InferResponse
+from serving.gateway.special import submit
+from serving.inference import Buffer, InferRequest, InferResponse
 from serving.names import version_name
 from serving.protocol import messages
 from serving.protocol.grpc import GrpcPlan
@@ -183,35 +184,26 @@ class InferStream(Open):
             except NotFound:
                 check_version(asked.version)
                 raise
-            if served.decoupled:
-                self._take_decoupled(slot, asked, served)
-                return
             service = self._service
             client = service.ask(served, self.connection.client) if service.clients is not None else None
             request, plan = served.grpc.decode(asked)
             if self._forwarded:
-                self._service.forwarding.put(request, self._forwarded)
+                service.forwarding.put(request, self._forwarded)
             request.deadline = self._deadline
-            if plan.special is None:
-                slot.call = service.submit(served, request, slot, plan, "grpc", client)
+            if served.decoupled:
+                self._submit_several(slot, served, request, plan, client)
             else:
-                slot.call = SpecialCall(service, served, request, slot, plan, "grpc", client).start()
+                slot.call = submit(service, served, request, slot, plan, "grpc", client)
         except ServingError as error:
             slot.error = error
             self._flush()
 
-    def _take_decoupled(self, slot: _Slot, asked: GrpcHead, served: Served) -> None:
+    def _submit_several(self, slot: _Slot, served: Served, request: InferRequest, plan: GrpcPlan, client: Client | None) -> None:
         """Submit a request that may have several answers, and stands in nobody's way. Raises ServingError, with the slot where it was."""
-        service = self._service
-        client = service.ask(served, self.connection.client) if service.clients is not None else None
-        request, plan = served.grpc.decode(asked)
-        if self._forwarded:
-            self._service.forwarding.put(request, self._forwarded)
         if plan.special is not None:
             raise Unsupported(f"'{served.model}' is decoupled: its tensors are neither in shared memory nor answered as classes")
-        request.deadline = self._deadline
         several = Several(self, slot.id, slot.nbytes)
-        several.call = cast(StreamCall, service.submit(served, request, several, plan, "grpc", client))
+        several.call = cast(StreamCall, self._service.submit(served, request, several, plan, "grpc", client))
         self._pending.pop()
         self._several[several] = None
 
