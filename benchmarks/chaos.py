@@ -207,11 +207,16 @@ def main() -> int:
                 print("  ".join(cells(row)), flush=True)
         finally:
             running.stop()
-    print(plain_table(HEADER, [cells(row) for row in rows]))
-    output = arguments.output or (None if arguments.only else RESULTS / f"chaos-{datetime.date.today()}.json")
+    return told("chaos", HEADER, [cells(row) for row in rows], rows, arguments)
+
+
+def told(name: str, header: Sequence[str], table: Sequence[Sequence[str]], rows: list[dict[str, Any]], said: argparse.Namespace) -> int:
+    """Print the table, write the rows (where `--output` says, a whole run in any case), and return the exit code."""
+    print(plain_table(header, table))
+    today = str(datetime.date.today())
+    output = said.output or (None if said.only else RESULTS / f"{name}-{today}.json")
     if output is not None:
-        described = machine.describe(triton="")
-        output.write_text(json.dumps({"date": str(datetime.date.today()), "machine": described, "rows": rows}, indent=1) + "\n")
+        output.write_text(json.dumps({"date": today, "machine": machine.describe(triton=""), "rows": rows}, indent=1) + "\n")
         print(f"written: {output}")
     return 0 if all(row["passed"] for row in rows) else 1
 

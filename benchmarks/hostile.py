@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import gzip
 import json
 import multiprocessing
@@ -29,11 +28,9 @@ from typing import Any
 import psutil
 from hpack import Encoder
 
-from benchmarks import machine
-from benchmarks.chaos import GATEWAY, SERVING, Site
+from benchmarks.chaos import GATEWAY, SERVING, Site, told
 from benchmarks.peers import engine
 from benchmarks.process import Running
-from benchmarks.table import plain_table
 from serving.gateway import http2_frames as h2
 
 CONFIG = Path(__file__).parents[1] / "configs" / "chaos.yaml"
@@ -342,13 +339,7 @@ def main() -> int:
                 print("  ".join(cells(rows[-1])), flush=True)
         finally:
             running.stop()
-    print(plain_table(HEADER, [cells(row) for row in rows]))
-    output = arguments.output or (None if arguments.only else RESULTS / f"hostile-{datetime.date.today()}.json")
-    if output is not None:
-        described = {"date": str(datetime.date.today()), "machine": machine.describe(triton="")}
-        output.write_text(json.dumps(described | {"rows": rows}, indent=1) + "\n")
-        print(f"written: {output}")
-    return 0 if all(row["passed"] for row in rows) else 1
+    return told("hostile", HEADER, [cells(row) for row in rows], rows, arguments)
 
 
 if __name__ == "__main__":
