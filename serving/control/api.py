@@ -26,7 +26,7 @@ import uvicorn
 from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from serving.access.credential import CHALLENGE
@@ -34,7 +34,7 @@ from serving.control.acceptance import Act
 from serving.control.author import author_of, identity_of
 from serving.control.edit import Conflict, merged, without
 from serving.control.guard import Guard, permitted
-from serving.control.order import File, Parse, Text, target_of
+from serving.control.order import Intent, Parse, Text, target_of
 from serving.control.ports import YamlText
 from serving.control.runner import Runner
 from serving.errors import Code, ServingError, Unavailable
@@ -56,17 +56,13 @@ _CHALLENGE = {"www-authenticate": CHALLENGE.decode().partition(": ")[2].strip()}
 Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)]
 
 
-class Apply(BaseModel):
-    """What should run. `replace`: nothing else should. `expect`: fingerprint of the target that it is to be put on."""
+class Apply(Intent):
+    """What shall run from now on. `expect`: fingerprint of the target that it is to be put on."""
 
-    model_config = ConfigDict(extra="forbid")
-    target: dict[str, Any] | None = None
-    files: list[File] | None = None
-    replace: bool = False
     wait_s: Wait = 0.0
     author: str = ""
     reason: str = "apply"
-    texts: list[Text] = []
+    texts: list[Text] = Field([])
     expect: str = ""
 
 

@@ -28,6 +28,15 @@ class Text(BaseModel):
     text: str
 
 
+class Intent(BaseModel):
+    """What should run. `replace`: nothing else should."""
+
+    model_config = ConfigDict(extra="forbid")
+    target: dict[str, Any] | None = None
+    files: list[File] | None = None
+    replace: bool = False
+
+
 Parse = Callable[[list[File]], Target]
 
 

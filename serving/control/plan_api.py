@@ -10,21 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
 
 from serving.control.edit import merged
-from serving.control.order import File, Parse, target_of
+from serving.control.order import Intent, Parse, target_of
 from serving.control.runner import Runner
 from serving.plan import Target, fingerprint
-
-
-class Intent(BaseModel):
-    """What is thought of applying. `replace`: nothing else should run."""
-
-    model_config = ConfigDict(extra="forbid")
-    target: dict[str, Any] | None = None
-    files: list[File] | None = None
-    replace: bool = False
 
 
 def router(runner: Runner, parse: Parse) -> APIRouter:
