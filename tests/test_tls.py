@@ -11,20 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.certs import init, issue
 from serving.errors import InvalidArgument
 from serving.tls import ServerCertificate
+from tests.certificates import two_authorities
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two CAs with certificates for servers and clients."""
-    folder = tmp_path_factory.mktemp("certs")
-    for ca in ("one", "two"):
-        init(folder / ca, ca)
-        issue("server", folder / ca, host=["localhost", "127.0.0.1"])
-        issue("client", folder / ca, client=True)
-    return folder
+    return two_authorities(tmp_path_factory.mktemp("certs"))
 
 
 @pytest.fixture

@@ -13,14 +13,10 @@ from .fake_v2 import FakeV2
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPath]:
     """Our own engine without Ray: a gateway behind the real edge, and a replica with the models of tests/data_path/models.py."""
-    node = DataPath()
-    try:
+    with DataPath() as node:
         node.replica(plan(tmp_path_factory.mktemp("models"), node.gate), "r1")
         node.gateway("a")
         yield node
-        assert node.faults() == []
-    finally:
-        node.close()
 
 
 @pytest.fixture

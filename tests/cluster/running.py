@@ -131,6 +131,18 @@ class RunningEngine:
         self._reader.join(5)
         return "\n".join(self.lines)
 
+    def __enter__(self) -> Self:
+        """Wait until it is ready."""
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it as Ctrl-C would; return its exit code."""
         if self.process.poll() is None:

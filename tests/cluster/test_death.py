@@ -57,13 +57,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     models[BESIDE] = model("Hangs", predict_timeout_s=2)
     file = folder / "death.yaml"
     file.write_text(json.dumps({"gateways": 2, "models": models}))
-    running = RunningEngine(folder / "state", file)
-    try:
-        running.wait_ready()
+    with RunningEngine(folder / "state", file) as running:
         asyncio.run(grpc_answers(running))
         yield running
-    finally:
-        running.stop()
 
 
 def replicas(engine: RunningEngine, model: str) -> list[int]:

@@ -68,13 +68,9 @@ def declared(tmp_path_factory: pytest.TempPathFactory) -> Declared:
 
 @pytest.fixture(scope="module")
 def engine(declared: Declared) -> Iterator[RunningEngine]:
-    running = RunningEngine(declared.file.parent / "state", declared.file)
-    try:
-        running.wait_ready()
+    with RunningEngine(declared.file.parent / "state", declared.file) as running:
         asyncio.run(grpc_answers(running))
         yield running
-    finally:
-        running.stop()
 
 
 @asynccontextmanager

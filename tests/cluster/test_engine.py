@@ -30,12 +30,8 @@ def engine(folder: Path) -> Iterator[RunningEngine]:
     """One engine for the tests of this file: `echo` answers, `bad` cannot be loaded, `big` cannot be placed."""
     files = [write_model(folder / "models", "echo", replicas=2), write_model(folder / "models", "bad", broken=True)]
     files.append(write_model(folder / "models", "big", resources={"gpus": 64}))
-    running = RunningEngine(folder / "state", *files)
-    try:
-        running.wait_ready()
+    with RunningEngine(folder / "state", *files) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def test_the_ready_line_names_the_ports_and_what_failed(engine: RunningEngine) -> None:

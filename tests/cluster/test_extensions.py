@@ -31,12 +31,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     folder = tmp_path_factory.mktemp("extensions")
     settings = folder / "engine.yaml"
     settings.write_text("gateways: 2\n")
-    running = RunningEngine(folder / "state", write_model(folder, "echo"), settings, "--allow-client-shm")
-    try:
-        running.wait_ready()
+    with RunningEngine(folder / "state", write_model(folder, "echo"), settings, "--allow-client-shm") as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture

@@ -123,12 +123,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[RunningEngine]:
-    running = RunningEngine(folder / "state", write_model(folder, "echo"), write(folder))
-    try:
-        running.wait_ready()
+    with RunningEngine(folder / "state", write_model(folder, "echo"), write(folder)) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def version(engine: RunningEngine, model: str) -> dict[str, Any]:

@@ -23,12 +23,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     """Two gateways, one model with two replicas."""
     folder = tmp_path_factory.mktemp("metrics")
     (folder / "gateways.yaml").write_text("gateways: 2\n")
-    running = RunningEngine(folder / "state", write_model(folder, "echo", replicas=2), folder / "gateways.yaml")
-    try:
-        running.wait_ready()
+    with RunningEngine(folder / "state", write_model(folder, "echo", replicas=2), folder / "gateways.yaml") as running:
         yield running
-    finally:
-        running.stop()
 
 
 def page(engine: RunningEngine) -> dict[str, float]:

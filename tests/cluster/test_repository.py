@@ -50,18 +50,14 @@ def engine(folder: Path) -> Iterator[RunningEngine]:
     (folder / "models" / "double" / "1").mkdir(parents=True)
     (folder / "models" / "double" / "1" / "model.py").write_text(DOUBLE)
     (folder / "models" / "double" / "config.pbtxt").write_text(CONFIG)
-    running = RunningEngine(
+    with RunningEngine(
         folder / "state",
         write_model(folder / "yaml", "echo"),
         f"--model-repository={folder / 'models'}",
         "--model-control=explicit",
         "--load-model=simple",
-    )
-    try:
-        running.wait_ready()
+    ) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def index(found: Any) -> dict[str, str]:

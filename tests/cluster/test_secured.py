@@ -36,12 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(folder: Path) -> Iterator[RunningEngine]:
     certs = folder / "certs"
     options = [f"--tls-cert={certs / 'server.pem'}", f"--tls-key={certs / 'server.key'}", f"--tls-client-ca={certs / 'ca.pem'}"]
-    running = RunningEngine(folder / "state", write_model(folder / "models", "echo"), "--access=on", *options)
-    try:
-        running.wait_ready()
+    with RunningEngine(folder / "state", write_model(folder / "models", "echo"), "--access=on", *options) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def serving(engine: RunningEngine, folder: Path, *words: str, key: str = "") -> subprocess.CompletedProcess[str]:

@@ -59,12 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[RunningEngine]:
-    running = RunningEngine(folder / "state", declare(folder, 2))
-    try:
-        running.wait_ready()
+    with RunningEngine(folder / "state", declare(folder, 2)) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def ask(engine: RunningEngine, id: str, start: bool = False, end: bool = False) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.peers.port import free_ports
 from serving.access.settings import AccessRules
@@ -231,6 +231,16 @@ class DataPath:
 
     def faults(self) -> list[dict[str, Any]]:
         return [fault for member in self.members for fault in member.faults]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close it. No bug may have shown in a gateway's loop."""
+        try:
+            assert kind is not None or self.faults() == []
+        finally:
+            self.close()
 
     def close(self) -> None:
         self.open_gate()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -14,21 +12,8 @@ import pytest
 from tritonclient.grpc import service_pb2_grpc
 
 from .load import Load, rest_request
-from .models import plan
 from .rig import DataPath, Member, eventually
 from .test_grpc import GATE, request
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[DataPath]:
-    """A node with a replica; gateways come and go."""
-    path = DataPath()
-    try:
-        path.replica(plan(tmp_path, path.gate), "r1")
-        yield path
-        assert path.faults() == []
-    finally:
-        path.close()
 
 
 async def leave(node: DataPath, member: Member) -> float:

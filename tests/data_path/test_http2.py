@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -14,22 +13,10 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
-from .models import plan
 from .rig import DataPath, eventually
 from .test_grpc import GATE, request
 
 ALONE = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[DataPath]:
-    path = DataPath()
-    try:
-        path.replica(plan(tmp_path, path.gate), "r1")
-        yield path
-        assert path.faults() == []
-    finally:
-        path.close()
 
 
 async def test_a_thousand_calls_wait_on_one_connection(node: DataPath) -> None:

@@ -22,7 +22,7 @@ import tritonclient.http.auth as http_auth
 
 from serving.access.key import KeyHash, new_key
 from serving.access.settings import AccessRules
-from serving.cli.certs import init, issue
+from tests.certificates import two_authorities
 
 from .models import plan
 from .rig import DataPath, wait_for
@@ -34,11 +34,7 @@ RULES = AccessRules((KeyHash(KEY_ID, KEY_DIGEST, "ci", ("predictor:echo*",)),))
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("certs")
-    for ca in ("one", "two"):
-        init(folder / ca, ca)
-        issue("server", folder / ca, host=["localhost", "127.0.0.1"])
-        issue("client", folder / ca, client=True)
+    folder = two_authorities(tmp_path_factory.mktemp("certs"))
     for name in ("server.pem", "server.key"):
         shutil.copy(folder / "one" / name, folder / name)
     return folder
@@ -47,15 +43,11 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def node(certs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPath]:
     ca = str(certs / "one" / "ca.pem")
-    path = DataPath(tls_certificate=str(certs / "server.pem"), tls_key=str(certs / "server.key"), tls_client_ca=ca)
-    path.access = RULES
-    try:
+    with DataPath(tls_certificate=str(certs / "server.pem"), tls_key=str(certs / "server.key"), tls_client_ca=ca) as path:
+        path.access = RULES
         path.replica(plan(tmp_path_factory.mktemp("models"), path.gate), "r1")
         path.gateway("a")
         yield path
-        assert path.faults() == []
-    finally:
-        path.close()
 
 
 def files(certs: Path) -> dict[str, str]:

@@ -73,17 +73,13 @@ def plan(directory: Path, gate: Path | None = None) -> HostPlan:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataPath]:
-    node = DataPath(edge="auto")
-    try:
+    with DataPath(edge="auto") as node:
         held = plan(tmp_path_factory.mktemp("models"), node.gate)
         node.replica(held, "r1")
         node.replica(held, "r2")
         node.gateway("a")
         node.gateway("b")
         yield node
-        assert node.faults() == []
-    finally:
-        node.close()
 
 
 def rest_input(value: int, rows: int = 1) -> thttp.InferInput:

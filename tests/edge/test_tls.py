@@ -10,19 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.cli.certs import init, issue
+from tests.certificates import two_authorities
 
 from .conftest import Edge, eventually
 
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("certs")
-    for ca in ("one", "two"):
-        init(folder / ca, ca)
-        issue("server", folder / ca, host=["localhost"])
-        issue("client", folder / ca, client=True)
-    return folder
+    return two_authorities(tmp_path_factory.mktemp("certs"))
 
 
 def trust(certs: Path, ca: str, own: str = "") -> ssl.SSLContext:
