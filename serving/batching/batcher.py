@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic
-from typing import cast
+from typing import Any
 
 from serving.batching.entry import Entry
 from serving.batching.nan import float_outputs, nan_rows
@@ -52,7 +52,7 @@ class _Outcome:
         batch: Batch,
         started: float,
         ended: float,
-        outputs: Arrays | None,
+        outputs: Any,
         error: ServingError | None,
         nan_rows: int = 0,
         parameters: Parameters = (),
@@ -168,7 +168,8 @@ class Batcher(Reception):
                     self._ready.notify()
                 elif self._running is not None and not self._joining and self._ahead is None and queue.full_bytes() >= AHEAD_BYTES:
                     self._join_ahead(now)
-        self._refuse_late(late)
+        if late:
+            self._refuse_late(late)
         if batch is not None:
             for outcome in self._run(batch, None):
                 self._deliver(outcome)
@@ -202,17 +203,19 @@ class Batcher(Reception):
         if batch is self._given_up:
             return
         entries = batch.entries
+        rows = batch.rows
         started = outcome.started
+        spent = outcome.ended - started
         counts = self.counts
         if started:
             counts.batches += 1
-            counts.rows += batch.rows
-            counts.compute_s += outcome.ended - started
-            self.spread.ran(batch.rows, outcome.ended - started)
+            counts.rows += rows
+            counts.compute_s += spent
+            self.spread.ran(rows, spent)
         error = outcome.error
         if error is None:
             try:
-                results = self._splitter.split(cast(Arrays, outcome.outputs), entries, batch.rows, outcome.parameters)
+                results = self._splitter.split(outcome.outputs, entries, rows, outcome.parameters)
             except ModelFailed as mismatch:
                 error = mismatch
             except Exception as raised:
@@ -223,26 +226,28 @@ class Batcher(Reception):
             return
         if outcome.nan_rows:
             self._count_nan(outcome.nan_rows)
-        compute_us = int((outcome.ended - started) * 1e6)
-        rows = batch.rows
+        compute_us = int(spent * 1e6)
         waits = self.spread.waits_us.counts
-        waited = 0.0
-        answered = 0
+        arrived = -1.0
+        waited = wait = 0.0
+        wait_us = octave = answered = 0
         for entry, (answer, parts) in zip(entries, results, strict=True):
             if entry.cancelled:
                 self._refuse(entry, Code.CANCELLED, "cancelled")
                 continue
-            wait = started - entry.arrived
+            if entry.arrived != arrived:  # those of a frame have arrived at the same time
+                arrived = entry.arrived
+                wait = started - arrived
+                wait_us = int(wait * 1e6)
+                octave = wait_us.bit_length()
             waited += wait
             answered += 1
-            wait_us = int(wait * 1e6)
-            waits[wait_us.bit_length()] += 1
+            waits[octave] += 1
             try:
                 entry.owner.answer(entry, answer, parts, wait_us, compute_us, rows)
             except Exception as bug:
                 self._report(bug, "an answer could not be handed on")
         counts.queue_s += waited
-        self.spread.waits_us.total += int(waited * 1e6)
         counts.answered += answered
         self.open -= answered
 

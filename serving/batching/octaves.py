@@ -9,7 +9,7 @@ _BITS = 64
 
 
 class Octaves:
-    """counts[k] are numbers in [2^(k-1), 2^k): those with k bits. `total` is their sum, kept by whoever counts many at once."""
+    """counts[k] are numbers in [2^(k-1), 2^k): those with k bits. `total` is the sum of those that were added."""
 
     __slots__ = ("counts", "total")
 
@@ -33,7 +33,7 @@ class Octaves:
 
 
 class Spread:
-    """What one version did.
+    """How it is spread what one version did; `Counts` has the sums.
 
     waits_us        waiting of each answered request
     runs_us         time of each batch, joining included
@@ -49,5 +49,5 @@ class Spread:
 
     def ran(self, rows: int, seconds: float) -> None:
         """Count a batch."""
-        self.rows_less_one.add(rows - 1)
-        self.runs_us.add(int(seconds * 1e6))
+        self.rows_less_one.counts[(rows - 1).bit_length()] += 1
+        self.runs_us.counts[int(seconds * 1e6).bit_length()] += 1

@@ -28,7 +28,7 @@ Predict = Callable[..., Any]
 
 @dataclass(slots=True)
 class Counts:
-    """Sums since the start. `rows` and the times are of batches that ran; `queue_s` adds the waiting of each request.
+    """Sums since the start. `rows` and the times are of batches that ran; `queue_s` adds the waiting of each answered request.
 
     alone     requests that ran a second time, without the neighbours with which they had raised
     nan_rows  rows of answers with a NaN in them, which is a number like others and is passed on

@@ -213,7 +213,6 @@ class Streamer(Reception):
         counts.batches += 1
         counts.rows += entry.kind.rows
         counts.compute_s += run.spent
-        counts.queue_s += run.started - entry.arrived
         self.spread.ran(entry.kind.rows, run.spent)
         if entry.cancelled:
             error = Cancelled("cancelled")
@@ -222,7 +221,9 @@ class Streamer(Reception):
             return
         self.open -= 1
         counts.answered += 1
-        wait_us = int((run.started - entry.arrived) * 1e6)
+        wait = run.started - entry.arrived
+        wait_us = int(wait * 1e6)
+        counts.queue_s += wait
         self.spread.waits_us.add(wait_us)
         self._guarded(owner.over, entry, wait_us, int(run.spent * 1e6))
 

@@ -230,6 +230,7 @@ def says_decoupled(description: Description) -> bool:
 class Call:
     """One request on its way. The first group is for the owner; the second belongs to service and channel.
 
+    plan       the owner's own
     started    time.monotonic() of `submit`
     open       false once it has been answered or cancelled
     channel    where it is now; None while it waits for a peer, and when it has ended
@@ -269,7 +270,7 @@ class Call:
         served: Served,
         request: InferRequest,
         owner: Owner,
-        plan: object,
+        plan: Any,
         cell: Cell,
         payload_bytes: int,
         started: float,

@@ -15,7 +15,7 @@ from typing import Any, cast
 import orjson
 
 from serving.errors import Code, DecodeError, InvalidArgument
-from serving.gateway.call import NO_DETAILS, Call, ChannelOwner, Deliver, Description, StreamCall
+from serving.gateway.call import NO_DETAILS, Call, ChannelOwner, Deliver, Description, Served, StreamCall
 from serving.gateway.layouts import LayoutCache, LayoutIds
 from serving.gateway.sharing import SharedMemory, Sharing
 from serving.inference import Buffer, InferResponse, Layout, SequenceRequest
@@ -182,7 +182,8 @@ class SocketChannel(asyncio.Protocol):
         payload_bytes = 0
         refused: list[Call] = []
         mixed = len(self.versions) > 1
-        sent = 0
+        # Tensor bytes less payload bytes: of what is in shared memory, of steps, of frames that have left. One sum a frame is cheaper.
+        besides = 0
         for call in queue:
             if call.channel is not self:
                 continue  # cancelled before it left
@@ -192,6 +193,7 @@ class SocketChannel(asyncio.Protocol):
                 if table and (ids.full or layout_id >= 0):
                     # The new layout takes an id that records of this frame may use, or the frame is full.
                     self._write(parts, table, payload, payload_bytes)
+                    besides += payload_bytes
                     parts, table, payload, payload_bytes = [], [], [], 0
                 if layout_id < 0:
                     layout_id, body = ids.define(call.served.key, request.layout)
@@ -205,16 +207,17 @@ class SocketChannel(asyncio.Protocol):
                 # It would shift all that follow on this connection.
                 refused.append(call)
                 continue
-            sent += nbytes
             if mixed:
                 call.served.tally.request_bytes += nbytes
             flags = 0
             if nbytes >= SHARE_BYTES and sharing.writable:
                 lent = sharing.lend(pieces, nbytes)
                 if lent is not None:
+                    besides += nbytes - SLOT.size
                     flags, nbytes, pieces = FLAG_SHM, SLOT.size, (lent,)
             if call.lane is not None:
                 step = cast(SequenceRequest, request).step.wire
+                besides -= len(step)
                 flags, nbytes, pieces = flags | FLAG_SEQUENCE, nbytes + len(step), (step, *pieces)
             deadline = request.deadline
             budget_us = max(1, int((deadline - now) * 1e6)) if deadline else 0
@@ -224,8 +227,8 @@ class SocketChannel(asyncio.Protocol):
             payload += pieces
             payload_bytes += nbytes
         self._key = key
-        if sent and not mixed:  # all are of one version; one sum a frame: benchmarks/micro/channel.py
-            call.served.tally.request_bytes += sent
+        if not mixed:  # all are of one version: benchmarks/micro/channel.py
+            call.served.tally.request_bytes += payload_bytes + besides
         if table or parts:
             self._write(parts, table, payload, payload_bytes)
         for call in refused:
@@ -275,8 +278,10 @@ class SocketChannel(asyncio.Protocol):
         end = len(payload)
         now = monotonic()
         mixed = len(self.versions) > 1
-        received = at = 0
-        call: Call | None = None
+        at = 0
+        # Bytes of the payload that are no tensors counted here, less those of tensors in shared memory.
+        besides = 0
+        served: Served | None = None
         for key, layout_id, nbytes, queue_us, compute_us, rows, code, flags, retry_ms in RESPONSE.iter_unpack(frame.table):
             stop = at + nbytes
             if stop > end:
@@ -286,8 +291,10 @@ class SocketChannel(asyncio.Protocol):
             if flags:
                 if flags & FLAG_SHM:
                     part = self._sharing.read(part)
+                    besides += nbytes - len(part)
                     nbytes = len(part)
                 if flags > FLAG_SHM:
+                    besides += nbytes
                     self._take_one_of_many(key, layout_id, part, queue_us, compute_us, flags, now)
                     continue
             call = calls.get(key)
@@ -297,13 +304,13 @@ class SocketChannel(asyncio.Protocol):
                     layout = layouts.get(layout_id)
                     if layout is None or layout.payload_bytes != nbytes:
                         raise DecodeError(f"answer of {nbytes} bytes with layout {layout_id}, which is {layout}")
-                    received += nbytes
                     if mixed:
                         served.tally.response_bytes += nbytes
                     response = InferResponse(
                         served.model, served.version, layout, part, _OK, "", queue_us, compute_us, rows
                     )  # fmt: skip
                 else:
+                    besides += nbytes
                     response = InferResponse(
                         served.model, served.version, None, b"", _CODES[code] if code < len(_CODES) else Code.INTERNAL,
                         str(part, "utf-8", "replace"), queue_us, compute_us, rows, retry_ms / 1000,
@@ -311,9 +318,10 @@ class SocketChannel(asyncio.Protocol):
                 del calls[key]
                 self.inflight -= 1
                 deliver(call, response, now)
-            # else: late, its call was cancelled
-        if received and not mixed and call is not None:
-            call.served.tally.response_bytes += received
+            else:  # late, its call was cancelled
+                besides += nbytes
+        if not mixed and served is not None:
+            served.tally.response_bytes += end - besides
         if at != end:
             raise DecodeError(f"RESPONSES with {end} bytes of payload, whose records say otherwise")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import cast
 
 from serving import VERSION
 from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupported, from_code
@@ -31,7 +30,6 @@ from serving.gateway.wishes import WishDesk, grpc_actions
 from serving.inference import Buffer, InferResponse, Layout
 from serving.protocol import messages, model_config, statistics
 from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, grpc_response_encoding
-from serving.protocol.grpc import GrpcPlan
 from serving.protocol.grpc_frame import MessageReader, decompress, parse_timeout, prefixed_compressed, whole_message
 from serving.protocol.grpc_head import Splitter
 from serving.protocol.messages import Health
@@ -105,9 +103,10 @@ class GrpcApi:
 
     def _submit(self, connection: GrpcExchange, deadline: float, message: Buffer) -> None:
         service = self._service
+        head = connection.head
         asked = self._split(message)
-        if connection.head.visitor is not None:
-            connection.head.visitor.check(asked.model)
+        if head.visitor is not None:
+            head.visitor.check(asked.model)
         try:
             served = service.resolve(asked.model, asked.version, connection, asked)
         except NotFound:
@@ -117,8 +116,8 @@ class GrpcApi:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
         client = service.ask(served, connection.client) if service.clients is not None else None
         request, plan = served.grpc.decode(asked)
-        if connection.head.forwarded:
-            service.forwarding.put(request, connection.head.forwarded)
+        if head.forwarded:
+            service.forwarding.put(request, head.forwarded)
         request.deadline = deadline
         connection.work = submit(service, served, request, connection, plan, "grpc", client)
 
@@ -128,7 +127,7 @@ class GrpcApi:
             self._fail(connection, from_code(response.code, response.message, response.retry_after_s))
             return
         try:
-            parts = call.served.grpc.encode(cast(GrpcPlan, call.plan), response)
+            parts = call.served.grpc.encode(call.plan, response)
         except ServingError as error:
             self._fail(connection, error)
             return

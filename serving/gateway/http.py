@@ -366,8 +366,10 @@ class HttpConnection:
 
     def answer(self, call: Any, response: Any) -> None:
         """The call that the action submitted has its answer."""
+        answer = self.head.action.answer
+        assert answer is not None
         try:
-            cast(Any, self.head.action.answer)(self, call, response)
+            answer(self, call, response)
         except Exception as error:
             self.bug(error)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from serving.errors import DecodeError, Internal, ServingError
 from serving.gateway.body import MIN_BODY_RATE, body_place, crowded, too_large
@@ -225,8 +225,10 @@ class Http2Stream:
     def answer(self, call: Any, response: Any) -> None:
         """The call that the action submitted has its answer."""
         self.work = None
+        answer = self.head.action.answer
+        assert answer is not None
         try:
-            cast(Any, self.head.action.answer)(self, call, response)
+            answer(self, call, response)
         except Exception as error:
             self.bug(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from serving import VERSION
 from serving.errors import Code, NotFound, ServingError, Unavailable, Unsupported, from_code
@@ -28,12 +28,15 @@ from serving.inference import Buffer, InferResponse
 from serving.names import version_name
 from serving.protocol import metadata, model_config, openapi, statistics
 from serving.protocol.compression import MIN_RESPONSE_BYTES, Encoding, compress, decompress_body, response_encoding, supported
-from serving.protocol.rest import RestPlan, parse_header_length
+from serving.protocol.rest import parse_header_length
 from serving.protocol.status import describe, error_json
 
 JSON = b"application/json"
 DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
 MAX_CACHED_ANSWERS = 4096
+
+Infer = Callable[..., None]
+"""infer(connection, head, body): as `Action.run`."""
 
 
 class RestApi:
@@ -106,8 +109,8 @@ class RestApi:
                     supported(head.content_encoding.decode("latin-1"))
                 except Unsupported as error:
                     return _post(head, _unsupported_coding(error))
-                infer: Callable[..., None] = self._decompress if head.content_encoding else self._infer
-                return _post(head, Action(lambda connection, head, body: infer(connection, head, body, model, version), self._answer))
+                infer = self._decompressing(model, version) if head.content_encoding else self._inferring(model, version)
+                return _post(head, Action(infer, self._answer))
         return _NOT_FOUND
 
     # Predictions ---------------------------------------------------------------------------------------------------
@@ -117,48 +120,45 @@ class RestApi:
             return _post(head, _unsupported_coding(Unsupported(f"Unsupported compression type: {run.__name__} takes none"), b"identity"))
         return _post(head, Action(lambda connection, head, body: run(self._service, connection, body, model, version)))
 
-    def _infer(
-        self,
-        connection: HttpConnection,
-        head: Head,
-        body: Buffer,
-        model: str,
-        version: str,
-        asked: bool = False,
-        client: Client | None = None,
-    ) -> None:
-        """Submit a prediction; `client` counts where it has been `asked` before."""
+    def _inferring(self, model: str, version: str) -> Infer:
+        """Return what submits a prediction; `client` counts where it has been `asked` before. Made once per head: a call less each time."""
         service = self._service
-        served = service.resolve(model, version, connection, body)
-        if served.decoupled:
-            raise Unsupported(DECOUPLED)
-        if service.clients is not None and not asked:
-            client = service.ask(served, connection.client)
-        request, plan = served.rest.decode(body, head.inference_header_length)
-        if head.forwarded:
-            service.forwarding.put(request, head.forwarded)
-        connection.work = submit(service, served, request, connection, plan, "rest", client)
 
-    def _decompress(self, connection: HttpConnection, head: Head, body: Buffer, model: str, version: str) -> None:
+        def infer(connection: HttpConnection, head: Head, body: Buffer, asked: bool = False, client: Client | None = None) -> None:
+            served = service.resolve(model, version, connection, body)
+            if served.decoupled:
+                raise Unsupported(DECOUPLED)
+            if service.clients is not None and not asked:
+                client = service.ask(served, connection.client)
+            request, plan = served.rest.decode(body, head.inference_header_length)
+            if head.forwarded:
+                service.forwarding.put(request, head.forwarded)
+            connection.work = submit(service, served, request, connection, plan, "rest", client)
+
+        return infer
+
+    def _decompressing(self, model: str, version: str) -> Infer:
+        """Return what submits a prediction whose body is compressed."""
         service = self._service
-        known = service.resolve(model, version)
-        client = service.ask(known, connection.client) if service.clients is not None else None
+        infer = self._inferring(model, version)
 
-        def infer(plain: Buffer) -> None:
-            self._infer(connection, head, plain, model, version, True, client)
+        def decompress(connection: HttpConnection, head: Head, body: Buffer) -> None:
+            known = service.resolve(model, version)
+            client = service.ask(known, connection.client) if service.clients is not None else None
+            work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_decompressed_bytes)
+            if len(body) < OFFLOAD_BYTES:
+                infer(connection, head, work(), True, client)
+            else:
+                offload(connection, work, lambda plain: infer(connection, head, plain, True, client))
 
-        work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_decompressed_bytes)
-        if len(body) < OFFLOAD_BYTES:
-            infer(work())
-        else:
-            offload(connection, work, infer)
+        return decompress
 
     def _answer(self, connection: HttpConnection, call: Call, response: InferResponse) -> None:
         if response.code is not Code.OK:
             connection.fail(from_code(response.code, response.message, response.retry_after_s))
             return
         try:
-            parts, header_length = call.served.rest.encode(cast(RestPlan, call.plan), response)
+            parts, header_length = call.served.rest.encode(call.plan, response)
         except ServingError as error:
             connection.fail(error)
             return

@@ -227,10 +227,13 @@ class Service:
         cell = call.cell
         if response.code:
             cell.count_failure(response, duration_s)
+            telling = True
         else:
             cell.durations[bisect_left(DURATION_BOUNDS, duration_s)] += 1
             cell.duration_s += duration_s
-            cell.queue_us += response.queue_us
+            queue_us = response.queue_us
+            cell.queue_us += queue_us
+            telling = queue_us > QUEUED_US
             compute_us = response.compute_us
             cell.compute_us += compute_us
             share = cell.share if response.batch_rows == cell.size else cell.other(response.batch_rows)
@@ -248,7 +251,7 @@ class Service:
         load = call.load
         load.requests -= 1
         load.nbytes -= payload_bytes
-        if response.code or response.queue_us > QUEUED_US or load.seen:
+        if telling or load.seen:
             self._learn(call, response, now)
         if call.client is not None:
             call.client.requests -= 1

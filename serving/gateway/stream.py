@@ -304,7 +304,7 @@ class _Slot:
     def answer(self, call: Call, response: InferResponse) -> None:
         if response.code is Code.OK:
             try:
-                self.parts = messages.stream_response(call.served.grpc.encode(cast(GrpcPlan, call.plan), response))
+                self.parts = messages.stream_response(call.served.grpc.encode(call.plan, response))
             except ServingError as error:
                 self.error = error
             except Exception as error:

@@ -169,6 +169,7 @@ class Connection(asyncio.Protocol):
         batcher: Reception | None = None
         entries: list[Entry] = []
         runs: list[tuple[Reception, list[Entry]]] = []
+        step: Step | None = None
         for key, layout_id, budget_us, nbytes, priority, flags, _attempt, timeout_us in REQUEST.iter_unpack(frame.table):
             stop = at + nbytes
             kind = known[layout_id] if layout_id < wire.MAX_LAYOUTS else None
@@ -177,8 +178,8 @@ class Connection(asyncio.Protocol):
             part = payload[at:stop]
             at = stop
             slot = -1
-            step = None
             if flags:
+                step = None
                 if flags & FLAG_SEQUENCE:
                     step, part = Step.read(part)
                 if flags & FLAG_SHM:
@@ -189,10 +190,10 @@ class Connection(asyncio.Protocol):
                 self._refuse_unqueued(key, kind, nbytes, slot)
                 continue
             deadline = now + budget_us * 1e-6 if budget_us else 0.0
-            if step is None:
-                entry = Entry(kind, part, self, key, deadline, timeout_us * 1e-6, priority, slot)
+            if flags and step is not None:
+                entry: Entry = SequenceEntry(step, kind, part, self, key, deadline, timeout_us * 1e-6, priority, slot)
             else:
-                entry = SequenceEntry(step, kind, part, self, key, deadline, timeout_us * 1e-6, priority, slot)
+                entry = Entry(kind, part, self, key, deadline, timeout_us * 1e-6, priority, slot)
             pending[key] = entry
             if target is not batcher:
                 batcher = target

@@ -16,7 +16,7 @@ def samples(key: str, batcher: Reception) -> list[list[Any]]:
     """Return those of one version, "model/version". A request that waits or runs is `open`, one that waits is `queued`."""
     model, _, version = key.partition("/")
     labels = {"model": model, "version": version}
-    counts = batcher.counts
+    counts, spread = batcher.counts, batcher.spread
     queued, queued_bytes = batcher.queued
     ended = {
         "answered": counts.answered,
@@ -26,9 +26,9 @@ def samples(key: str, batcher: Reception) -> list[list[Any]]:
         "cancelled": counts.cancelled,
     }
     return [
-        ["serving_queue_duration_seconds", "histogram", labels, batcher.spread.waits_us.to_json(WAIT_OCTAVES, 1e-6)],
-        ["serving_compute_duration_seconds", "histogram", labels, batcher.spread.runs_us.to_json(WAIT_OCTAVES, 1e-6)],
-        ["serving_batch_rows", "histogram", labels, _rows(batcher)],
+        ["serving_queue_duration_seconds", "histogram", labels, {**spread.waits_us.to_json(WAIT_OCTAVES, 1e-6), "sum": counts.queue_s}],
+        ["serving_compute_duration_seconds", "histogram", labels, {**spread.runs_us.to_json(WAIT_OCTAVES, 1e-6), "sum": counts.compute_s}],
+        ["serving_batch_rows", "histogram", labels, {**spread.rows_less_one.to_json(ROWS_OCTAVES), "sum": counts.rows}],
         *(["serving_replica_requests_total", "counter", {**labels, "outcome": name}, n] for name, n in ended.items()),
         ["serving_replica_alone_total", "counter", labels, counts.alone],
         ["serving_replica_nan_rows_total", "counter", labels, counts.nan_rows],
@@ -36,8 +36,3 @@ def samples(key: str, batcher: Reception) -> list[list[Any]]:
         ["serving_queue_bytes", "gauge", labels, queued_bytes],
         ["serving_open_requests", "gauge", labels, batcher.open],
     ]
-
-
-def _rows(batcher: Reception) -> dict[str, object]:
-    """Return the batches by rows."""
-    return {**batcher.spread.rows_less_one.to_json(ROWS_OCTAVES), "sum": batcher.counts.rows}
