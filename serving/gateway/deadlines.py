@@ -11,6 +11,8 @@ from heapq import heappop, heappush
 
 from serving.gateway.call import Call
 
+DEADLINE = "Deadline Exceeded"
+"""What a client hears whose call was over before its answer came."""
 TICKS_PER_S = 256
 _NEAR_S = 2
 

@@ -23,33 +23,30 @@ from time import monotonic
 from typing import cast
 
 from serving.access.settings import AccessRules
-from serving.errors import Code, DeadlineExceeded, QueueFull, QueueTimeout, ReplicaLost, ServingError, TooManyRequests, Unavailable
+from serving.errors import Code, DeadlineExceeded, QueueFull, QueueTimeout, ServingError, TooManyRequests, Unavailable
 from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Channel, Owner, Served, StreamCall, StreamOwner
 from serving.gateway.chooser import Asker, Said
 from serving.gateway.client_limits import Client, ClientLimits, quotas_of
-from serving.gateway.deadlines import Deadlines
+from serving.gateway.deadlines import DEADLINE, Deadlines
 from serving.gateway.forwarding import Forwarding
 from serving.gateway.load import QUEUED_US, RANKS, Load
 from serving.gateway.peers import TICK_S, PeerAddress, Peers
 from serving.gateway.regions import Regions
+from serving.gateway.relocation import Relocation
 from serving.gateway.sharing import SharedMemory
 from serving.gateway.tally import DURATION_BOUNDS, Tally
 from serving.gateway.traffic import Traffic
-from serving.inference import InferRequest, InferResponse, SequenceRequest
+from serving.inference import InferRequest, InferResponse
 from serving.routing import Route, RouteTable, choose
-from serving.sequence import lost
 from serving.state import GatewayLimits, GatewayState
 from serving.wishes import Wishes
 
 RETRY_WAIT_S = 2.0
 ARENA_BYTES = 1 << 28
 """Memory shared with the replicas of this node, for large requests; pages cost memory once they are written."""
-MAX_WAITING = 4096
-"""Calls of lost replicas that may wait for another one, of all versions together."""
 
 STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
-DEADLINE = "Deadline Exceeded"
 QUEUE_FULL = "Exceeds maximum queue size"
 TIMEOUT = "Request timeout expired"
 
@@ -79,9 +76,9 @@ class Service:
         """Limits of each client, where there are any."""
         self.access: AccessRules | None = None
         self._loop = loop
-        self._retry_wait_s = retry_wait_s
         self._memory = SharedMemory.create(arena_bytes)
         self._peers = Peers(loop, self, self.deliver, tally, name, node, self._memory)
+        self._relocation = Relocation(loop, self._peers.pool, self._fail, retry_wait_s)
         self._revision = -1
         self._routes = RouteTable()
         self._traffic = Traffic(self, loop)
@@ -89,12 +86,9 @@ class Service:
         """(model, version as asked) of everything that can be answered."""
         self._deadlines = Deadlines()
         self._deadline_timer: asyncio.TimerHandle | None = None
-        self._waiting: dict[Call, None] = {}
-        """Calls of lost replicas that wait for another one, oldest first."""
         self.leaving = False
         """Not ready any more, while what still comes is served."""
         self._draining = False
-        self._closed = False
         self._idle: asyncio.Event | None = None
         self._timer = loop.call_later(TICK_S, self._every_tick)
 
@@ -367,7 +361,7 @@ class Service:
         if call.channel is not None:
             call.channel.cancel(call)
         else:
-            self._waiting.pop(call, None)
+            self._relocation.forget(call)
 
     def _every_tick(self) -> None:
         self._timer = self._loop.call_later(TICK_S, self._every_tick)
@@ -382,59 +376,16 @@ class Service:
                 if call.heard <= before:
                     self._overdue(call)
 
-    # Lost replicas (`peers.PeersOwner`).
+    # Replicas come and go (`peers.PeersOwner`).
 
     def peer_lost(self, sent: list[Call], unsent: list[Call]) -> None:
         """Move calls to other replicas, or answer them."""
-        waiting: list[Call] = []
-        now = monotonic()
-        for call in sent:
-            if not call.open:
-                continue
-            if call.lane is not None or call.attempt or call.served.at_most_once or call.parts:
-                self._fail(call, _replica_lost(call))
-            elif 0.0 < call.request.deadline <= now:
-                self._fail(call, DeadlineExceeded(DEADLINE))
-            else:
-                call.attempt = 1
-                self._move(call, waiting)
-        for call in unsent:
-            if call.open and call.lane is not None:
-                self._fail(call, _replica_lost(call))
-            elif call.open:
-                self._move(call, waiting)
-        if waiting:
-            self._loop.call_later(self._retry_wait_s, self._give_up, waiting)
-
-    def _move(self, call: Call, waiting: list[Call]) -> None:
-        """Send the call elsewhere; where there is nowhere, have it wait."""
-        pool = self._peers.pool(call.served.key)
-        channel = pool.pick() if pool is not None else None
-        if channel is not None:
-            call.channel = channel
-            channel.send(call)
-        elif len(self._waiting) < MAX_WAITING and not self._closed:
-            self._waiting[call] = None
-            waiting.append(call)
-        else:
-            self._fail(call, _replica_lost(call))
-
-    def _give_up(self, calls: list[Call]) -> None:
-        for call in calls:
-            if call in self._waiting:
-                del self._waiting[call]
-                self._fail(call, _replica_lost(call))
+        self._relocation.lost(sent, unsent, monotonic())
 
     def pools_changed(self, keys: Iterable[str]) -> None:
         """Look up versions anew, and send the calls that waited for a replica."""
         self._resolve_all()
-        for call in list(self._waiting):
-            pool = self._peers.pool(call.served.key)
-            channel = pool.pick() if pool is not None else None
-            if channel is not None:
-                del self._waiting[call]
-                call.channel = channel
-                channel.send(call)
+        self._relocation.retry()
 
     def _resolve_all(self) -> None:
         """Prepare `resolve`: every route under "" and under each of its versions."""
@@ -487,11 +438,10 @@ class Service:
     def close(self) -> None:
         """Give up all connections. Calls still in flight are answered with Unavailable, from here."""
         self._draining = True
-        self._closed = True
         self._timer.cancel()
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
-        for call in [*self._waiting, *(call for channel in self._peers.channels() for call in channel.calls())]:
+        for call in [*self._relocation.close(), *(call for channel in self._peers.channels() for call in channel.calls())]:
             if call.open:
                 self._take_back(call)
                 self._fail(call, Unavailable(STOPPING, retry_after_s=1.0))
@@ -508,10 +458,3 @@ class Service:
 
 def _not_ready(model: str, version: str) -> Unavailable:
     return Unavailable(f"Request for unknown model: '{model}' version {version} is not at ready state", retry_after_s=1.0)
-
-
-def _replica_lost(call: Call) -> ReplicaLost:
-    served = call.served
-    if call.lane is not None:
-        return ReplicaLost(lost(served.model, cast(SequenceRequest, call.request).step.id), retry_after_s=1.0)
-    return ReplicaLost(f"The replica of model '{served.model}' version {served.version} was lost with the request in it", retry_after_s=1.0)

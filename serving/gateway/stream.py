@@ -17,10 +17,11 @@ from typing import Any, cast
 from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable, Unsupported
 from serving.gateway.call import Call, Served, StreamCall
 from serving.gateway.client_limits import Client
+from serving.gateway.deadlines import DEADLINE
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Head
 from serving.gateway.ports import Cancellable
-from serving.gateway.service import DEADLINE, STOPPING, Service
+from serving.gateway.service import STOPPING, Service
 from serving.gateway.several import Several
 from serving.gateway.special import submit
 from serving.inference import Buffer, InferRequest, InferResponse

@@ -248,7 +248,7 @@ async def test_a_lost_call_waits_for_a_replica_to_appear() -> None:
         stage.submit()
         await first.wait(lambda: bool(first.seen))
         first.kill()
-        await stage.until(lambda: bool(stage.service._waiting))
+        await stage.until(lambda: bool(stage.service._relocation._waiting))
         stage.publish(first, second)
         await stage.owner.wait(1)
         assert stage.owner.codes == [Code.OK]
@@ -265,7 +265,7 @@ async def test_a_lost_call_does_not_wait_for_ever() -> None:
         cancelled = stage.submit()
         await replica.wait(lambda: len(replica.seen) == 2)
         replica.kill()
-        await stage.until(lambda: len(stage.service._waiting) == 2)
+        await stage.until(lambda: len(stage.service._relocation._waiting) == 2)
         cancelled.cancel()
         (response,) = await stage.owner.wait(1)
         assert response.code is Code.REPLICA_LOST
