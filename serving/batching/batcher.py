@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
@@ -258,14 +258,14 @@ class Batcher(Reception):
 
     # ---- the model call, in the loop's thread or the worker
 
-    def _run(self, batch: Batch, inputs: Arrays | None) -> Iterator[_Outcome]:
-        """Run the batch; where it raises, its requests one by one. Yields what has become of each part as soon as it is known."""
+    def _run(self, batch: Batch, inputs: Arrays | None) -> Iterable[_Outcome]:
+        """Run the batch; where it raises, its requests one by one. Gives what has become of each part as soon as it is known."""
         outcome = self._call(batch, inputs)
-        entries = batch.entries
-        if outcome.error is None or len(entries) == 1 or not self.policy.isolate:
-            yield outcome
-            return
-        del inputs, outcome  # the memory of the batch is not needed while they run alone
+        if outcome.error is None or len(batch.entries) == 1 or not self.policy.isolate:
+            return (outcome,)
+        return self._run_alone(batch.entries)  # which holds no inputs: the memory of the batch is not needed any more
+
+    def _run_alone(self, entries: Sequence[Entry]) -> Iterator[_Outcome]:
         for entry in entries:
             alone = Batch([entry], entry.kind.rows, entry.kind.nbytes)
             if entry.cancelled:

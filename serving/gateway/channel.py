@@ -184,11 +184,17 @@ class SocketChannel(asyncio.Protocol):
         mixed = len(self.versions) > 1
         # Tensor bytes less payload bytes: of what is in shared memory, of steps, of frames that have left. One sum a frame is cheaper.
         besides = 0
+        # Neighbours mostly look alike: 0.15 µs less than to find it anew for each (benchmarks/micro/channel.py, 32 calls).
+        asked: Layout | None = None
+        of: Served | None = None
+        layout_id = -1
         for call in queue:
             if call.channel is not self:
                 continue  # cancelled before it left
             request = call.request
-            layout_id = find(call.served.key, request.layout)
+            if request.layout is not asked or call.served is not of:
+                asked, of = request.layout, call.served
+                layout_id = find(of.key, asked)
             if layout_id < 0 or len(table) == MAX_COUNT:
                 if table and (ids.full or layout_id >= 0):
                     # The new layout takes an id that records of this frame may use, or the frame is full.
