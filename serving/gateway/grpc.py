@@ -36,6 +36,8 @@ from serving.protocol.messages import Health
 
 INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/"
+SERVICES = (INFERENCE, HEALTH, "/grpc.reflection.")
+"""What the paths of gRPC calls begin with."""
 HEALTH_NAMES = ("", "inference.GRPCInferenceService")
 
 

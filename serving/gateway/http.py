@@ -57,6 +57,7 @@ class HttpConnection:
     __slots__ = (
         "_address",
         "_arrived",
+        "_begun",
         "_chunked",
         "_eof",
         "_find_head",
@@ -89,6 +90,8 @@ class HttpConnection:
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._rest = b""
         self._paused = False
+        self._begun = False
+        """A request came before the head that is not whole yet."""
         self._eof = False
         """The client sends no more (TCP); what it has sent is answered."""
         self._last = False
@@ -194,7 +197,7 @@ class HttpConnection:
 
     def _is_http2(self, data: bytes) -> bool:
         """Look for the preface of HTTP/2 where a connection begins; hand the connection on where it is there."""
-        if self.trusted or self.head is not NO_HEAD or not PREFACE.startswith(data[: len(PREFACE)]):
+        if self.trusted or self._begun or self.head is not NO_HEAD or not PREFACE.startswith(data[: len(PREFACE)]):
             return False
         if len(data) < len(PREFACE):
             self._rest = data
@@ -222,7 +225,9 @@ class HttpConnection:
 
     def _unfinished_head(self, data: bytes) -> None:
         stripped = data.lstrip(b"\r\n") if data[:1] in (b"\r", b"\n") else data
-        self.head = NO_HEAD
+        if self.head is not NO_HEAD:
+            self._begun = True
+            self.head = NO_HEAD
         limit = self.host.limits.max_header_bytes
         if len(data) > limit:
             self._refuse(431, f"request head exceeds the maximum size of {limit} bytes")

@@ -19,7 +19,7 @@ from serving.errors import Unavailable
 from serving.gateway.body import too_large
 from serving.gateway.desk import DeskClient
 from serving.gateway.gate import Gate
-from serving.gateway.grpc import GrpcApi
+from serving.gateway.grpc import SERVICES, GrpcApi
 from serving.gateway.grpc_out import OverHttp1, OverHttp2
 from serving.gateway.head import Action, Head, HeadCache
 from serving.gateway.http import HttpConnection
@@ -263,7 +263,9 @@ class _Host:
         if self._base_path and head.path.startswith(self._base_path):
             head.path = head.path[len(self._base_path) - 1 :]
         self._name_client(head)
-        grpc = head.method == b"POST" and head.headers.get(b"content-type", b"").startswith(b"application/grpc")
+        grpc = head.method == b"POST" and _is_grpc(head)
+        if not grpc and head.path.startswith(SERVICES):
+            return _WRONG_KIND
         action = self.gate.guard(head, self.grpc.route(head), self.grpc.message) if grpc else self.gate.guard(head, self.rest.route(head))
         if action.refuses:
             return action
@@ -274,8 +276,7 @@ class _Host:
     def _route2(self, head: Head) -> Action:
         """The same for HTTP/2, which is for gRPC here."""
         self._name_client(head)
-        kind = head.headers.get(b"content-type", b"")
-        if not (kind == _GRPC or kind.startswith((_GRPC + b"+", _GRPC + b";"))) or head.method != b"POST":
+        if head.method != b"POST" or not _is_grpc(head):
             return _NOT_GRPC
         return self.gate.guard(head, self.grpc2.route(head), self.grpc2.message)
 
@@ -349,9 +350,20 @@ def _take_log_settings(log: Mapping[str, Any]) -> None:
     )
 
 
+def _is_grpc(head: Head) -> bool:
+    """Whether it says application/grpc, with or without a subtype as `+proto`; application/grpc-web and others are not that."""
+    kind = head.headers.get(b"content-type", b"").lower()
+    return kind == _GRPC or kind.startswith((_GRPC + b"+", _GRPC + b";"))
+
+
 def _not_grpc(stream: Http2Stream, head: Head, body: object) -> None:
     stream.write_plain(415, error_json("HTTP/2 is for gRPC here; REST speaks HTTP/1.1"))
 
 
+def _wrong_kind(connection: HttpConnection, head: Head, body: object) -> None:
+    connection.respond(415, b"application/json", error_json("gRPC is a POST with content-type application/grpc"))
+
+
 _GRPC = b"application/grpc"
+_WRONG_KIND = Action(_wrong_kind)
 _NOT_GRPC = Action(_not_grpc)

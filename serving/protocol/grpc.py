@@ -104,7 +104,7 @@ class GrpcCodec:
             self._known.keep(head.head_bytes, known, len(head.head_bytes) + 512)
         accepted = known.accepted
         raws = head.raws
-        if known.regions:
+        if known.regions or len(raws) < len(accepted.specs):
             raws = self._spread(accepted, raws, known.regions)
         sizes = self._check_raws(accepted, raws, known.regions)
         plan = GrpcPlan(known.answer, head.id, known.special)
@@ -149,21 +149,22 @@ class GrpcCodec:
         )  # fmt: skip
 
     def _spread(self, accepted: Accepted, raws: list[memoryview], regions: tuple[int, ...]) -> list[memoryview]:
-        """Return one raw for each input: raw contents belong to those inputs that are not in shared memory, which get an empty one."""
-        own = iter(raws)
-        spread: list[memoryview] = []
-        for spec, region in zip(accepted.specs, regions, strict=True):
-            raw = _NO_RAW if region >= 0 else next(own, None)
-            if raw is None:
-                raise no_data(spec.name, self.model)
-            spread.append(raw)
-        return [*spread, *own]
+        """Return one raw for each input. Those in shared memory have none of their own, and those without elements need none."""
+        own = [i for i in range(len(accepted.specs)) if not regions or regions[i] < 0]
+        if len(raws) < len(own):
+            filled = [i for i in own if accepted.counts[i]]
+            if len(raws) != len(filled):
+                lacking = filled if len(raws) < len(filled) else own
+                raise no_data(accepted.specs[lacking[len(raws)]].name, self.model)
+            own = filled
+        spread = [_NO_RAW] * len(accepted.specs)
+        for i, raw in zip(own, raws, strict=False):
+            spread[i] = raw
+        return [*spread, *raws[len(own) :]]
 
     def _check_raws(self, accepted: Accepted, raws: list[memoryview], regions: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Return the sizes of the inputs. Raw contents must fit theirs, checked from the last."""
         specs = accepted.specs
-        if len(raws) < len(specs):
-            raise no_data(specs[len(raws)].name, self.model)
         if len(raws) > len(specs):
             raise SignatureMismatch(f"unexpected additional input data for model '{self.model}'")
         for i in range(len(raws) - 1, -1, -1):

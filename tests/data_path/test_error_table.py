@@ -275,3 +275,20 @@ def test_http2_that_is_not_grpc(path: DataPath, kind: str) -> None:
     ]
     told = subprocess.run(words, capture_output=True, timeout=20, check=True, text=True).stdout
     assert told == '{"error":"HTTP/2 is for gRPC here; REST speaks HTTP/1.1"}415 application/json'
+
+
+@pytest.mark.parametrize("kind", ["application/grpc", "application/grpc+proto", "Application/grpc; charset=utf-8"])
+def test_content_types_of_grpc(path: DataPath, kind: str) -> None:
+    with httpx.Client(base_url=f"http://{path.rest}") as client:
+        answer = client.post("/inference.GRPCInferenceService/ServerLive", content=bytes(5), headers={"Content-Type": kind})
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "application/grpc", b"\0\0\0\0\2\x08\1")
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+@pytest.mark.parametrize("kind", ["application/json", "application/grpc-web+proto", "application/grpcx", "application/grpc+proto"])
+def test_content_types_on_the_port_of_grpc(path: DataPath, kind: str) -> None:
+    """Over HTTP/2, also where HAProxy stands before the gateways."""
+    where = f"http://{path.grpc}/inference.GRPCInferenceService/ServerLive"
+    asked = ["curl", "-s", "-o", "-", "--http2-prior-knowledge", "-w", "%{http_code}", "-H", f"Content-Type: {kind}"]
+    told = subprocess.run([*asked, "--data-binary", "@-", where], input=bytes(5), capture_output=True, timeout=20, check=True).stdout
+    assert told.endswith(b"200" if kind.startswith("application/grpc+") else b"415"), told

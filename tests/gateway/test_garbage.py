@@ -262,7 +262,8 @@ async def storm(gateway: LoneGateway, samples: list[bytes], edge: bool) -> None:
             try:
                 got = await throw(gateway, data, dice, edge)
                 if data.startswith(PREFACE) and not edge:
-                    assert any(kind == GOAWAY for kind, _ in frames(got))  # what follows the preface is no HTTP/2
+                    # what follows the preface is no HTTP/2; a head of a frame must have come to tell
+                    assert any(kind == GOAWAY for kind, _ in frames(got)) or len(data) < len(PREFACE) + FRAME.size
                     continue
                 for answer in answers(whole_answers(got)):
                     check(answer)
@@ -292,6 +293,24 @@ async def test_garbage_gets_an_answer_and_hurts_nobody(edge: bool) -> None:
             0,
             0,
         )
+        assert gateway.faults == []
+    finally:
+        gateway.close()
+
+
+async def test_the_preface_of_http2_counts_only_where_a_connection_begins() -> None:
+    gateway = LoneGateway()
+    try:
+        first = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n"
+        for cut in (len(first), len(first) + 12, len(first) + 20):
+            reader, writer = await asyncio.open_connection(*gateway.tcp)
+            writer.write((first + PREFACE)[:cut])
+            got = await asyncio.wait_for(reader.readuntil(b'{"live":true}'), 10)
+            writer.write((first + PREFACE)[cut:])
+            writer.write_eof()
+            got += await asyncio.wait_for(reader.read(-1), 10)
+            assert [answer.status for answer in answers(got)] == [200, 400], cut
+            writer.close()
         assert gateway.faults == []
     finally:
         gateway.close()

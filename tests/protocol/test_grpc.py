@@ -11,7 +11,7 @@ from serving.protocol.grpc import GrpcCodec
 from serving.protocol.grpc_head import Splitter
 from serving.protocol.protobuf import field
 from serving.protocol.schema import ModelInferResponse
-from serving.tensor import DType
+from serving.tensor import DType, Signature, TensorSpec
 from tests.protocol.samples import ROWS, SIMPLE, STRINGS, declared, message, payload, response, signature
 
 BOTH = (declared("INPUT0"), declared("INPUT1"))
@@ -147,3 +147,27 @@ def test_parameters_of_all_kinds_go_both_ways() -> None:
     assert {k: {str(back[k].WhichOneof("parameter_choice")): getattr(back[k], back[k].WhichOneof("parameter_choice"))} for k in back} == {
         k: values[k] for k, _ in own
     }
+
+
+PAIR = Signature((TensorSpec("a", DType.FP32, (-1,)), TensorSpec("b", DType.INT32, (2,)), TensorSpec("c", DType.BYTES, (-1,))), ())
+
+
+@pytest.mark.parametrize("order", ["abc", "cba"])
+def test_tensors_without_elements_need_no_raw(order: str) -> None:
+    """A client may send an empty raw for each of them, or none for any."""
+    inputs = {"a": declared("a", "FP32", (0,)), "b": declared("b", "INT32", (2,)), "c": declared("c", "BYTES", (0,))}
+    sent = [inputs[name] for name in order]
+    without = message(*sent, raws=[b"12345678"]).SerializeToString()
+    spelt = message(*sent, raws=[b"", b"12345678", b""]).SerializeToString()
+    codec = GrpcCodec("simple", "1", PAIR)
+    for data in (without, spelt, without):
+        got, _ = codec.decode(Splitter().split(memoryview(data)))
+        assert payload(got) == b"12345678"
+        assert [t.shape for t in got.layout.tensors] == [(0,), (2,), (0,)]
+    for raws in ([], [b"", b"12345678"]):
+        with pytest.raises(InvalidArgument, match="unable to find data for input tensor"):
+            codec.decode(Splitter().split(memoryview(message(*sent, raws=raws).SerializeToString())))
+    alone = GrpcCodec("simple", "1", signature(DType.FP32))
+    for fields in ({"raws": []}, {"raws": [b""]}):
+        got, _ = alone.decode(Splitter().split(memoryview(message(declared("x", "FP32", (0,)), **fields).SerializeToString())))
+        assert payload(got) == b""
