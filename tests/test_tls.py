@@ -70,7 +70,7 @@ def connect(server: Server, ca: Path, own: Path | None = None) -> ssl.SSLSocket:
     context = ssl.create_default_context(cafile=str(ca))
     if own is not None:
         context.load_cert_chain(own.with_suffix(".pem"), own.with_suffix(".key"))
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as plain:
         talk = context.wrap_socket(plain, server_hostname="localhost")
     try:
         assert echo(talk)
@@ -149,7 +149,7 @@ def test_files_are_followed(files: Path, made: Path) -> None:
     shown, renewed = certificate(files), threading.Event()
     shown.follow(renewed.set, poll_s=0.01)
     put(made, "two", files)
-    assert renewed.wait(10)
+    assert renewed.wait(60)
     shown.close()
 
 

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import sys
 
 import httpx
 
@@ -19,9 +20,27 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
                 sock.bind((host, port))
             except OSError:
                 continue
-        if port not in found:
+        if _take(port):
             found.append(port)
     return found
+
+
+def _take(port: int) -> bool:
+    """Whether no process that looks for ports here has got this one before, as long as that process lives.
+
+    Between the choice of a port and its use another one could choose the same. A name in the kernel's own name space cannot be had
+    twice, and goes with the process.
+    """
+    if sys.platform != "linux":
+        return True
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0serving-free-port-{port}")
+    except OSError:
+        mark.close()
+        return False
+    mark.detach()  # it stays open, on purpose
+    return True
 
 
 def answers_ok(address: str, path: str) -> bool:

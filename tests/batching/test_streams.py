@@ -61,7 +61,7 @@ def running(predict: Callable[..., Any], parametric: bool = False, **policy: Any
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -138,7 +138,7 @@ async def test_so_many_run_at_once_and_the_others_wait() -> None:
 
     def wait(inputs: Arrays) -> Iterator[Any]:
         yield row(1)
-        assert leave.wait(10)
+        assert leave.wait(60)
         yield row(2)
 
     client = Client()
@@ -163,7 +163,7 @@ async def test_a_model_may_be_asked_for_more_at_once_later_on() -> None:
 
     def wait(inputs: Arrays) -> Iterator[Any]:
         yield row(1)
-        assert leave.wait(10)
+        assert leave.wait(60)
 
     client = Client()
     with running(wait, max_streams=1) as streamer:
@@ -182,7 +182,7 @@ async def test_the_time_in_the_queue_is_bounded() -> None:
     leave = Event()
 
     def wait(inputs: Arrays) -> Iterator[Any]:
-        assert leave.wait(10)
+        assert leave.wait(60)
         yield row(1)
 
     client = Client()
@@ -261,7 +261,7 @@ async def test_a_model_is_stuck_when_all_its_streams_are() -> None:
 
     def wait(inputs: Arrays) -> Iterator[Any]:
         inside.set()
-        assert leave.wait(10)
+        assert leave.wait(60)
         yield row(1)
 
     client = Client()

@@ -20,7 +20,7 @@ SETTLED = {"revision": 3, "settled": True, "versions": [], "failed": [], "waitin
 def answers(*bodies: object) -> Iterator[str]:
     """An address where one connection after the other gets a body; None: it is closed without an answer."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(20)
+        listening.settimeout(60)
 
         def serve() -> None:
             for body in bodies:

@@ -113,7 +113,7 @@ class RunningEngine:
         answer: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.control}/api/status").json()
         return answer
 
-    def predict(self, model: str, version: str = "", timeout_s: float = 10.0) -> httpx.Response:
+    def predict(self, model: str, version: str = "", timeout_s: float = 60.0) -> httpx.Response:
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
         at = f"/versions/{version}" if version else ""
         return httpx.post(f"http://127.0.0.1:{self.http}/v2/models/{model}{at}/infer", json=body, timeout=timeout_s)
@@ -127,7 +127,7 @@ class RunningEngine:
 
     def refusal(self) -> str:
         """Return what it said when it ended at once with exit code 1."""
-        assert self.process.wait(30) == 1
+        assert self.process.wait(60) == 1
         self._reader.join(5)
         return "\n".join(self.lines)
 
@@ -207,4 +207,4 @@ def _title(pid: int) -> str:
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """Run `serving` with these words."""
-    return subprocess.run([*SERVING, *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*SERVING, *words], capture_output=True, text=True, timeout=120, check=False)

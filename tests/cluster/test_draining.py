@@ -190,7 +190,7 @@ class SlowStream:
 
     def under_way(self) -> None:
         """Return when it has had its first answer."""
-        assert self._first.wait(20)
+        assert self._first.wait(60)
 
     def _run(self) -> None:
         def requests() -> Iterator[service_pb2.ModelInferRequest]:

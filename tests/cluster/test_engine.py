@@ -157,7 +157,7 @@ def test_down_ends_everything_and_the_next_start_remembers(engine: RunningEngine
         assert again.predict("echo").json()["model_version"] == "2"
         # killed like this, nobody drains or cleans up; Ray and the rest have to notice by themselves
         os.kill(again.process.pid, signal.SIGKILL)
-        again.process.wait(10)
+        again.process.wait(60)
         wait(lambda: again.processes() == [], 15, "processes end after their engine was killed")
     finally:
         again.stop()

@@ -134,7 +134,7 @@ def version(engine: RunningEngine, model: str) -> dict[str, Any]:
 
 def ask(engine: RunningEngine, first: float, model: str = "moody") -> httpx.Response:
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [first, 1, 1, 1]}]}
-    return httpx.post(f"http://127.0.0.1:{engine.http}/v2/models/{model}/infer", json=body, timeout=10)
+    return httpx.post(f"http://127.0.0.1:{engine.http}/v2/models/{model}/infer", json=body, timeout=60)
 
 
 def test_what_cannot_be_loaded_says_why_since_when_and_when_it_is_tried_again(engine: RunningEngine) -> None:

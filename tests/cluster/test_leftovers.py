@@ -25,7 +25,7 @@ def test_only_tagged_processes_are_found_and_killed() -> None:
         while leftovers.processes("SERVING_ENGINE", tag) != [mine.pid]:
             assert mine.poll() is None
         assert leftovers.kill("SERVING_ENGINE", tag) == [mine.pid]
-        assert mine.wait(10) == -signal.SIGKILL
+        assert mine.wait(60) == -signal.SIGKILL
         assert other.poll() is None
     finally:
         for process in (mine, other):
@@ -43,7 +43,7 @@ def test_what_an_engine_left_that_was_killed_is_cleared(tmp_path: Path) -> None:
         while leftovers.processes("SERVING_ENGINE", tag) != [left.pid]:
             assert left.poll() is None
         leftovers.clear(run_dir, patience_s=0.1)
-        assert left.wait(10) == -signal.SIGKILL
+        assert left.wait(60) == -signal.SIGKILL
         assert not run_dir.exists()
     finally:
         left.kill()

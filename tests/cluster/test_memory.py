@@ -19,7 +19,7 @@ threading.Event().wait(float(sys.argv[2]))
 
 
 def test_the_process_ends_with_its_reason() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, "20", "30"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, "20", "30"], capture_output=True, text=True, timeout=120)
     assert done.returncode == EXIT_CODE
     assert "MB of memory, and resources.memory_mb is" in done.stdout
 
@@ -34,7 +34,7 @@ def test_below_the_limit_nothing_happens() -> None:
     limit = MemoryLimit(100, lambda reason: None, used)
     limit.start()
     for _ in range(3):
-        assert looked.acquire(timeout=10)
+        assert looked.acquire(timeout=60)
     limit.stop()
 
 

@@ -29,7 +29,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
 
 def page(engine: RunningEngine) -> dict[str, float]:
     """Return the samples by name with labels."""
-    text = httpx.get(f"http://127.0.0.1:{engine.metrics}/metrics", timeout=20).raise_for_status().text
+    text = httpx.get(f"http://127.0.0.1:{engine.metrics}/metrics", timeout=60).raise_for_status().text
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {told: float(value) for told, _, value in lines}
 

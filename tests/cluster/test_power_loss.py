@@ -20,7 +20,7 @@ def power_off(engine: RunningEngine) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it went with the one before
-    engine.process.wait(10)
+    engine.process.wait(60)
     wait(lambda: engine.processes() == [], 10, "all are dead")
 
 

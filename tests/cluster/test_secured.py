@@ -106,5 +106,8 @@ def test_everything_on(engine: RunningEngine, folder: Path) -> None:
 def _shown(port: int, certs: Path) -> bytes:
     context = ssl.create_default_context(cafile=str(certs / "ca.pem"))
     context.load_cert_chain(certs / "client.pem", certs / "client.key")
-    with socket.create_connection(("localhost", port), timeout=5) as plain, context.wrap_socket(plain, server_hostname="localhost") as talk:
+    with (
+        socket.create_connection(("localhost", port), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as talk,
+    ):
         return talk.getpeercert(binary_form=True) or b""

@@ -64,7 +64,7 @@ class Load:
     async def more(self, count: int = 50) -> None:
         """Return when each kind that runs has had so many answers more."""
         goal = {kind: n + count for kind, n in self.done.items()}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any(self.done[kind] < n for kind, n in goal.items()) and not self.failed:
                 await asyncio.sleep(0.005)
 
@@ -88,9 +88,9 @@ class Load:
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int, kind: str) -> bool:
         writer.write(rest_request(number))
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head.decode().split("\r\n")[1:])}
-        body = await asyncio.wait_for(reader.readexactly(int(headers["content-length"])), 10)
+        body = await asyncio.wait_for(reader.readexactly(int(headers["content-length"])), 60)
         if not head.startswith(b"HTTP/1.1 200") or not body.endswith(np.full(4, number, np.float32).tobytes()):
             self.failed.append(f"{kind}: {head!r} {body!r}")
         self.done[kind] += 1

@@ -31,7 +31,7 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def wait_for(condition: Callable[[], object], within_s: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], within_s: float = 60.0) -> None:
     """Return as soon as `condition` holds; fail when it does not within the time."""
     limit = time.monotonic() + within_s
     while not condition():
@@ -39,7 +39,7 @@ def wait_for(condition: Callable[[], object], within_s: float = 10.0) -> None:
         time.sleep(0.002)
 
 
-async def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], within_s: float = 60.0) -> None:
     """`wait_for`, while the loop turns."""
     async with asyncio.timeout(within_s):
         while not condition():
@@ -137,7 +137,7 @@ class DataPath:
         self.access: AccessRules | None = None
         self._revision = 0
 
-    def do(self, coroutine: Coroutine[Any, Any, Any], within_s: float = 30.0) -> Any:
+    def do(self, coroutine: Coroutine[Any, Any, Any], within_s: float = 60.0) -> Any:
         """Run it on the loop of the claims."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(within_s)
 

@@ -33,16 +33,16 @@ def test_one_client_is_refused_and_another_is_served(node: DataPath) -> None:
     with grpc.insecure_channel(node.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for _ in range(2):
-            stub.ModelInfer(CALL, metadata=[("x-client", "one")], timeout=10)
+            stub.ModelInfer(CALL, metadata=[("x-client", "one")], timeout=60)
         with pytest.raises(grpc.RpcError) as refused:
-            stub.ModelInfer(CALL, metadata=[("x-client", "one")], timeout=10)
+            stub.ModelInfer(CALL, metadata=[("x-client", "one")], timeout=60)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "grpc-retry-pushback-ms" in dict(refused.value.trailing_metadata())
-        stub.ModelInfer(CALL, metadata=[("x-client", "two")], timeout=10)
+        stub.ModelInfer(CALL, metadata=[("x-client", "two")], timeout=60)
 
 
 def test_each_request_of_a_stream_counts(node: DataPath) -> None:
     with grpc.insecure_channel(node.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        answers = list(stub.ModelStreamInfer(iter([CALL] * 3), metadata=[("x-client", "three")], timeout=10))
+        answers = list(stub.ModelStreamInfer(iter([CALL] * 3), metadata=[("x-client", "three")], timeout=60))
         assert [bool(answer.error_message) for answer in answers] == [False, False, True]

@@ -83,7 +83,7 @@ def test_the_callback_client(path: DataPath) -> None:
         seen: dict[str, list[int]] = {"a": [], "b": [], "c": []}
         finals = 0
         while finals < 3:
-            result, error = answers.get(timeout=10)
+            result, error = answers.get(timeout=60)
             assert error is None
             response = result.get_response()
             if response.parameters[FINAL].bool_param:

@@ -145,7 +145,7 @@ def test_http_1_0_gets_its_events_until_the_end(path: DataPath) -> None:
 
 def test_curl(path: DataPath) -> None:
     command = ["curl", "-sN", f"http://{path.rest}/v2/models/speak/generate_stream", "-d", json.dumps({**SPEAK, "REPETITION": 3})]
-    text = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout.decode()
+    text = subprocess.run(command, capture_output=True, timeout=120, check=True).stdout.decode()
     assert [json.loads(line[6:])["n"] for line in text.splitlines() if line] == [0, 1, 2]
 
 

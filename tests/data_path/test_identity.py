@@ -88,9 +88,9 @@ class Crowd:
                     await asyncio.sleep(dice.random() * 0.004)
                     self.given_up += 1
                     break
-                head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).decode().lower()
+                head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).decode().lower()
                 fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
-                body = await asyncio.wait_for(reader.readexactly(int(fields["content-length"])), 20)
+                body = await asyncio.wait_for(reader.readexactly(int(fields["content-length"])), 60)
                 if not asked.outputs:
                     assert b"a row is marked" in body, body
                     continue
@@ -104,7 +104,7 @@ class Crowd:
         while self.goes_on():
             asked = question(dice)
             impatient = dice.random() < 0.05
-            call = infer(grpc_message(asked), timeout=dice.random() * 0.006 if impatient else 20)
+            call = infer(grpc_message(asked), timeout=dice.random() * 0.006 if impatient else 60)
             if dice.random() < 0.05:
                 await asyncio.sleep(dice.random() * 0.004)
                 call.cancel()
@@ -132,7 +132,7 @@ class Crowd:
                     self.given_up += 1
                     break
                 for asked in batch:
-                    answer = await asyncio.wait_for(call.read(), 20)
+                    answer = await asyncio.wait_for(call.read(), 60)
                     assert answer.infer_response.id == asked.id
                     if asked.outputs:
                         self.check(asked, *grpc_answer(answer.infer_response))

@@ -31,7 +31,7 @@ def post(path: DataPath, parameters: dict[str, object], binary: bool = False) ->
     outputs = [{"name": "y", "parameters": {"binary_data": binary}}]
     x = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
     body = json.dumps({"inputs": [x], "outputs": outputs, "parameters": parameters}).encode()
-    with urllib.request.urlopen(f"http://{path.rest}/v2/models/told/infer", body, timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{path.rest}/v2/models/told/infer", body, timeout=60) as answer:
         size = int(answer.headers.get("Inference-Header-Content-Length", -1))
         text = answer.read()
         found: dict[str, object] = json.loads(text[:size] if size >= 0 else text)

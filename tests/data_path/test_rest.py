@@ -174,7 +174,7 @@ def test_a_marked_row_does_not_fail_its_neighbours(path: DataPath) -> None:
 
 
 async def test_a_full_queue_is_503_and_says_when_to_come_again(path: DataPath, gate: Path) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{path.rest}/v2/models/", timeout=20) as client:
+    async with httpx.AsyncClient(base_url=f"http://{path.rest}/v2/models/", timeout=60) as client:
         body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
         waiting = [asyncio.ensure_future(client.post("narrow/infer", json=body))]
         await eventually(lambda: (path.open("narrow"), path.queued("narrow")) == (1, 0))
@@ -190,7 +190,7 @@ async def test_a_full_queue_is_503_and_says_when_to_come_again(path: DataPath, g
 
 async def test_the_time_out_of_a_request_ends_it_in_the_queue(path: DataPath, gate: Path) -> None:
     body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
-    async with httpx.AsyncClient(base_url=f"http://{path.rest}/v2/models/", timeout=20) as client:
+    async with httpx.AsyncClient(base_url=f"http://{path.rest}/v2/models/", timeout=60) as client:
         first = asyncio.ensure_future(client.post("gate/infer", json=body))
         await eventually(lambda: (path.open("gate"), path.queued("gate")) == (1, 0))
         answer = await client.post("gate/infer", json={**body, "parameters": {"timeout": 50_000}})

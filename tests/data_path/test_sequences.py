@@ -208,7 +208,7 @@ def test_two_interleaved_sequences_on_one_stream(path: DataPath) -> None:
                     "sum", [grpc_input(sign * value)], request_id=f"{id}_{n}", sequence_id=id,
                     sequence_start=n == 0, sequence_end=n == len(values) - 1,
                 )  # fmt: skip
-        got = [answers.get(timeout=10) for _ in range(2 * len(values))]
+        got = [answers.get(timeout=60) for _ in range(2 * len(values))]
         client.stop_stream()
     assert [error for _, error in got] == [None] * len(got)
     assert [r.get_response().id for r, _ in got] == [f"{id}_{n}" for n in range(len(values)) for id in (1000, "text")]

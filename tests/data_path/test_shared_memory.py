@@ -104,7 +104,7 @@ async def test_registered_over_rest_and_used_by_the_async_clients_and_a_stream(a
 
         stream.start_stream(take)
         stream.async_stream_infer("pair", **tensors(tgrpc))
-        assert came.wait(10)
+        assert came.wait(60)
         stream.stop_stream()
     assert found[0].as_numpy("difference").tolist() == (A - B).tolist()
 

@@ -90,7 +90,7 @@ class Asked:
         while len(found) < count:
             with grpc.insecure_channel(self._path.grpc, ALONE) as channel:
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-                found += [stub.ModelInfer(call, metadata=metadata, timeout=10).model_version for _ in range(min(50, count - len(found)))]
+                found += [stub.ModelInfer(call, metadata=metadata, timeout=60).model_version for _ in range(min(50, count - len(found)))]
         return found
 
     def stream(self, count: int, headers: Mapping[str, str] | None = None, version: str = "", **parameters: Any) -> list[str]:

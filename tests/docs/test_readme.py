@@ -45,7 +45,7 @@ def test_the_example_of_an_own_model_is_valid(tmp_path: Path) -> None:
     subprocess.run(samples, check=True, stdout=subprocess.DEVNULL, timeout=300)
     shutil.copy(ROOT / "artefacts" / "digits" / "1" / "model.pt2", tmp_path / "model.pt2")
     (tmp_path / "mine.yaml").write_text(block)
-    found = subprocess.run([_serving(), "validate", str(tmp_path / "mine.yaml")], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([_serving(), "validate", str(tmp_path / "mine.yaml")], capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stdout + found.stderr
 
 
@@ -54,7 +54,7 @@ def test_the_example_of_traffic_is_valid(tmp_path: Path) -> None:
     versions = "".join(f"      {v}: {{artefact: model.pt2}}\n" for v in (1, 2, 3))
     (tmp_path / "model.pt2").write_bytes(b"a stand-in")
     (tmp_path / "mine.yaml").write_text(f"models:\n  mine:\n    versions:\n{versions}{block}")
-    found = subprocess.run([_serving(), "validate", str(tmp_path / "mine.yaml")], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([_serving(), "validate", str(tmp_path / "mine.yaml")], capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stdout + found.stderr
 
 
@@ -98,7 +98,7 @@ def test_the_commands_answer(engine: dict[int, int]) -> None:
     assert "scripts/quickstart" in install
     script = _with_ports(ask, engine).replace(".venv/bin/serving status", f"{_serving()} status")
     environment = {**os.environ, "SERVING_CONTROL_URL": f"http://127.0.0.1:{engine[8003]}"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=60, env=environment, cwd=ROOT)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=90, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"name":"digits"' in done.stdout
     assert '"outputs":[' in done.stdout
@@ -118,7 +118,7 @@ def test_the_load_tester_measures_it(engine: dict[int, int], tmp_path: Path) -> 
 @pytest.mark.cluster
 def test_the_python_client_answers(engine: dict[int, int]) -> None:
     (block,) = blocks("python")
-    done = subprocess.run([sys.executable, "-c", _with_ports(block, engine)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", _with_ports(block, engine)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("[[")
 

@@ -28,7 +28,7 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-async def eventually(condition: Callable[[], object], within_s: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], within_s: float = 60.0) -> None:
     """Return as soon as `condition` holds; fail when it does not within the time."""
     async with asyncio.timeout(within_s):
         while not condition():
@@ -91,7 +91,7 @@ class Edge:
 
     async def up(self, count: int) -> None:
         """Return when HAProxy has checked all slots and sends to `count` of them."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while (states := await self.servers()).count("UP L7OK") != count or any(s.endswith("INI") for s in states):
                 await asyncio.sleep(0.01)
 

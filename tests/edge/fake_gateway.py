@@ -4,7 +4,7 @@ As a process: `python fake_gateway.py RUN_DIR NAME`; SIGTERM drains. In a test: 
 
     /t.T/Echo      the message comes back, with trailers           /t.T/Stream   each message comes back when it arrives
     /t.T/Hang      never answered; `hanging` counts the open ones  /t.T/Die      the process kills itself with the request in it
-    /t.T/Slow      answered after 0.3 s                             REST         {"name", "pid", "client", "body_bytes"}
+    /t.T/Held      answered when `let_go` is called                 REST         {"name", "pid", "client", "body_bytes"}
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.path == "/t.T/Hang":
             return
-        if self.path == "/t.T/Slow":
-            asyncio.get_running_loop().call_later(0.3, self.answer)
+        if self.path == "/t.T/Held":
+            self.gateway.held.append(self)
         else:
             self.answer()
 
@@ -114,6 +114,7 @@ class FakeGateway:
         self.draining = self.closed = False
         self.requests = self.hanging = self.hung_up = 0
         self.connections: set[Connection] = set()
+        self.held: list[Connection] = []
         self.servers: dict[int, socket.socket] = {}
         self.arriving: set[asyncio.Task[object]] = set()
         self.seen: list[str] = []
@@ -124,6 +125,11 @@ class FakeGateway:
             self.listen(self.claim.slot, listener)
         self.following = asyncio.create_task(self.follow())
         return self
+
+    def let_go(self) -> None:
+        """Answer the calls that are held."""
+        while self.held:
+            self.held.pop().answer()
 
     def listen(self, number: int, listener: socket.socket) -> None:
         number = -1 if listener.family == socket.AF_UNIX else number

@@ -43,7 +43,7 @@ async def test_after_the_last_call_the_port_closes_with_the_last_gateway(edge: E
     assert connects(port) != errno.ECONNREFUSED
     await leave(edge.keeper, claims[1])
     if not early:
-        assert connects(port) == 0
+        assert connects(port, 60) == 0
         await asyncio.to_thread(edge.keeper.last_call)
     await eventually(lambda: connects(port) == errno.ECONNREFUSED)
     for claim in claims:

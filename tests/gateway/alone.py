@@ -67,7 +67,7 @@ class LoneGateway:
                 done.set_exception(error)
 
         self.server._loop.call_soon_threadsafe(run)
-        return done.result(10)
+        return done.result(60)
 
     def close(self) -> None:
         self.server.stop()

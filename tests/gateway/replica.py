@@ -221,7 +221,7 @@ class FakeReplica:
     def changed(self) -> None:
         self._changed.set()
 
-    async def wait(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async def wait(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait until something arrived that makes the condition true."""
         async with asyncio.timeout(timeout_s):
             while not condition():

@@ -79,7 +79,7 @@ def run(test: Callable[[Client, Client, list[dict[str, Any]]], Any], host: FakeH
             assert (await neighbour.answer())[0] in (200, 500)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(main(), 20))
+        runner.run(asyncio.wait_for(main(), 60))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ async def upper(body: bytes) -> bytes:
 async def test_rest_answers_when_the_errand_is_done(body: bytes, said: Any) -> None:
     to = Exchange()
     rest_errand(upper).run(to, new_head(), memoryview(body))
-    await asyncio.wait_for(to.told.wait(), 5)
+    await asyncio.wait_for(to.told.wait(), 60)
     assert to.said == [said]
     assert to.work is None
 
@@ -70,7 +70,7 @@ async def test_rest_answers_when_the_errand_is_done(body: bytes, said: Any) -> N
 async def test_grpc_answers_with_its_message() -> None:
     to = Exchange()
     grpc_errand(Out(), lambda head, body: body[5:], upper).run(to, new_head(), b"12345abc")  # type: ignore[arg-type]
-    await asyncio.wait_for(to.told.wait(), 5)
+    await asyncio.wait_for(to.told.wait(), 60)
     assert to.said == [(b"ABC",)]
 
 
@@ -93,7 +93,7 @@ async def test_who_asks_goes_along_and_an_address_is_nobody() -> None:
 async def test_a_bug_is_reported() -> None:
     to = Exchange()
     rest_errand(upper).run(to, new_head(), b"bug")
-    await asyncio.wait_for(to.told.wait(), 5)
+    await asyncio.wait_for(to.told.wait(), 60)
     assert isinstance(to.said[0][0], KeyError)
 
 
@@ -108,6 +108,6 @@ async def test_a_client_that_goes_away_gets_nothing_and_the_errand_is_run_to_its
     errand(to, work(), lambda answer: to._say(answer))  # type: ignore[arg-type]
     to.work.cancel()
     go.set()
-    await asyncio.wait_for(ran.wait(), 5)
+    await asyncio.wait_for(ran.wait(), 60)
     await asyncio.sleep(0)
     assert to.said == []

@@ -53,16 +53,16 @@ class Client:
         self.writer.write(data)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)).decode()
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 60)).decode()
         lines = head.split("\r\n")
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines[1:] if line)}
-        body = await asyncio.wait_for(self.reader.readexactly(int(headers["content-length"])), 10)
+        body = await asyncio.wait_for(self.reader.readexactly(int(headers["content-length"])), 60)
         return int(lines[0].split()[1]), headers, body
 
     async def closed(self) -> bytes:
         """Wait for the server to close; return what came before."""
         try:
-            return await asyncio.wait_for(self.reader.read(-1), 10)
+            return await asyncio.wait_for(self.reader.read(-1), 60)
         except ConnectionError:
             return b""
 
@@ -96,7 +96,7 @@ async def serving(host: FakeHost, path: Path | None = None) -> AsyncIterator[Cal
 def on_uvloop(test: Callable[..., Any]) -> Callable[..., None]:
     def run(**kwargs: Any) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(asyncio.wait_for(test(**kwargs), 30))
+            runner.run(asyncio.wait_for(test(**kwargs), 60))
 
     run.__name__ = test.__name__
     if "tmp_path" in test.__code__.co_varnames[: test.__code__.co_argcount]:
@@ -340,4 +340,4 @@ def test_a_client_that_resets_in_the_middle_hurts_nobody() -> None:
                 await asyncio.sleep(0.001)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(run(), 30))
+        runner.run(asyncio.wait_for(run(), 60))

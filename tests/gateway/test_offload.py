@@ -30,7 +30,7 @@ class Exchange:
 
 
 async def turns(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -57,7 +57,7 @@ async def test_too_much_is_refused_and_who_has_gone_is_not_worked_for() -> None:
     exchanges = [Exchange() for _ in range(MAX_WAITING)]
     try:
         for number, exchange in enumerate(exchanges):
-            offload(exchange, lambda n=number: (hold.wait(10), ran.append(n)), lambda _: None)  # type: ignore[arg-type, misc]
+            offload(exchange, lambda n=number: (hold.wait(60), ran.append(n)), lambda _: None)  # type: ignore[arg-type, misc]
         with pytest.raises(Unavailable, match="too many bodies"):
             offload(Exchange(), lambda: 1, lambda _: None)  # type: ignore[arg-type]
         threads = module._threads._max_workers

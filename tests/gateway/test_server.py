@@ -8,7 +8,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -39,7 +38,7 @@ async def exchange(gateway: LoneGateway, data: bytes, edge: bool = False, half_c
     if half_close:
         writer.write_eof()
     try:
-        return await asyncio.wait_for(reader.read(-1), 10)
+        return await asyncio.wait_for(reader.read(-1), 60)
     finally:
         writer.close()
 
@@ -104,7 +103,7 @@ async def test_a_hang_up_is_noticed_also_while_the_gateway_does_not_read(gateway
         writer.write(chunk(infer_message()))
         await asyncio.sleep(0)
     admission = gateway.host.service.admission
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while gateway.in_loop(lambda: admission.inflight_requests) < MAX_PENDING:
             await asyncio.sleep(0.005)
         (connection,) = gateway.host.connections
@@ -141,7 +140,7 @@ async def test_a_client_that_does_not_read_its_stream_is_not_read_from(gateway: 
     assert gateway.in_loop(lambda: max(c.unwritten_bytes for c in gateway.host.connections)) < 4_000_000
     got = 0
     writer.write(b"0\r\n\r\n")
-    while part := await asyncio.wait_for(reader.read(1 << 20), 5):
+    while part := await asyncio.wait_for(reader.read(1 << 20), 60):
         got += len(part)
         if part.endswith(b"grpc-status: 0\r\n\r\n"):
             break
@@ -169,7 +168,7 @@ async def test_compressed_data_whose_client_has_gone_is_dropped(gateway: LoneGat
         sock.close()
     (answer,) = answers(await exchange(gateway, data))
     assert json.loads(gzip.decompress(answer.body))["outputs"][0]["data"][:2] == [0.123, 0.123] or answer.status == 200
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while gateway.in_loop(lambda: len(gateway.host.connections)):
             await asyncio.sleep(0.005)
 
@@ -179,16 +178,16 @@ async def test_draining_with_nobody_in_front(gateway: LoneGateway) -> None:
     reader, writer = await asyncio.open_connection(*gateway.tcp)
     writer.write(post(INFER, JSON_BODY))
     await reader.readuntil(b"\r\n\r\n")
-    started = time.monotonic()
-    leaving = threading.Thread(target=gateway.server.drain, args=(3.0,))
+    leaving = threading.Thread(target=gateway.server.drain, args=(600.0,))
     leaving.start()
     while not gateway.host.draining:
         await asyncio.sleep(0.001)
     writer.write(post(INFER, JSON_BODY))
-    rest = await asyncio.wait_for(reader.read(-1), 5)
+    rest = await asyncio.wait_for(reader.read(-1), 60)
     assert b"Connection: close" in rest
-    await asyncio.to_thread(leaving.join)
-    assert time.monotonic() - started < 4
+    # long before its time is over
+    await asyncio.to_thread(leaving.join, 60)
+    assert not leaving.is_alive()
     writer.close()
     # a listener that comes too late is closed, not served
     late = socket.create_server(("127.0.0.1", 0))

@@ -104,7 +104,7 @@ class Stage:
         return sum(s[3] for s in self.tally.samples() if s[0] == name and labels.items() <= s[2].items())
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0)
 

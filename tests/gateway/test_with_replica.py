@@ -48,7 +48,7 @@ class Owner:
         self._changed.set()
 
     async def wait(self, n: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.codes) < n:
                 self._changed.clear()
                 await self._changed.wait()
@@ -75,7 +75,7 @@ class Stage:
         return self.service.submit(self.service.resolve("m", ""), request, self.owner, None, "rest")
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        end = monotonic() + 10
+        end = monotonic() + 60
         while not condition():
             assert monotonic() < end, "it never came about"
             await asyncio.sleep(0)

@@ -41,7 +41,7 @@ class Reply:
 class Peer:
     """One connection to a replica. `frames` counts what came, by kind."""
 
-    def __init__(self, address: str, *, greet: bool = True, timeout_s: float = 10.0) -> None:
+    def __init__(self, address: str, *, greet: bool = True, timeout_s: float = 60.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout_s)
         self.socket.connect(address)

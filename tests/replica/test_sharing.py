@@ -98,7 +98,7 @@ def test_slots_of_refused_and_cancelled_requests_come_back(start: Start) -> None
         peer.define(1, "gone/1", vector(1, WIDTH))
         payload = bytes(4 * WIDTH)
         running = peer.share(0, {1: payload})
-        assert entered.wait(10)
+        assert entered.wait(60)
         offsets = peer.share(0, {2: payload, 3: payload[:-4]}) | peer.share(1, {4: payload}) | peer.share(0, {5: payload}, timeout_us=1000)
         peer.send(wire.encode_keys(wire.CANCEL, [2]))
         assert [r.code for r in peer.wait(2, 3, 4, 5)] == [Code.CANCELLED, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.QUEUE_TIMEOUT]
