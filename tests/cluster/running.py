@@ -148,7 +148,7 @@ class RunningEngine:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            code = self.process.wait(90)
+            code = self.process.wait(120)
         finally:
             self.process.kill()
             leftover = leftovers.kill(TAG, self.tag) if self.tag else []

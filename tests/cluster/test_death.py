@@ -16,7 +16,7 @@ from tests.cluster.running import RunningEngine, wait
 from tests.cluster.traffic import ECHO, Traffic, grpc_answers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")]
-REPLACED_S = 30.0
+REPLACED_S = 120.0
 SOURCE = '''
 import numpy as np
 
@@ -89,7 +89,7 @@ async def until(condition: object, what: str) -> None:
     await asyncio.to_thread(wait, condition, REPLACED_S, what)
 
 
-def ask(engine: RunningEngine, model: str, first: float = 0.0, timeout_s: float = 20.0) -> httpx.Response:
+def ask(engine: RunningEngine, model: str, first: float = 0.0, timeout_s: float = 60.0) -> httpx.Response:
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [first, 1, 1, 1]}]}
     return httpx.post(f"http://127.0.0.1:{engine.http}/v2/models/{model}/infer", json=body, timeout=timeout_s)
 

@@ -108,7 +108,7 @@ async def test_apply_costs_no_request(engine: RunningEngine, declared: Declared,
         applied = await asyncio.to_thread(engine.serving, "apply", str(declared.write(**change)))
         assert applied.returncode == 0, applied.stderr
         await asyncio.to_thread(
-            wait, lambda: shape(engine) == (declared.gateways, declared.replicas * len(declared.versions.split())), 40, "the new shape"
+            wait, lambda: shape(engine) == (declared.gateways, declared.replicas * len(declared.versions.split())), 120, "the new shape"
         )
     assert engine.predict(ECHO).json()["model_version"] == str(declared.stable)
 

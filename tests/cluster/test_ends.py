@@ -43,7 +43,7 @@ print(*children)
 
 def test_children_that_do_not_end_well_leave_a_note(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), "0", "7", "-9", "-6", "-15"], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", SCRIPT, str(tmp_path), "0", "7", "-9", "-6", "-15"], capture_output=True, text=True, timeout=120, check=True
     )
     words = [ends.cause(tmp_path, int(pid), after=0.0) for pid in done.stdout.split()]
     assert words == [

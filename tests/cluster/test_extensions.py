@@ -62,8 +62,8 @@ def test_registered_with_one_gateway_and_used_with_all_even_while_the_controller
         (controller,) = engine.processes("controller")
         os.kill(controller, signal.SIGKILL)
         infer_shared(engine)
-        wait(lambda: bool(set(engine.processes("controller")) - {controller}), 60)
-        wait(lambda: unregistered(client), 60)
+        wait(lambda: bool(set(engine.processes("controller")) - {controller}), 120)
+        wait(lambda: unregistered(client), 120)
         assert httpx.get(f"http://127.0.0.1:{engine.http}/v2/systemsharedmemory/status").json() == []
 
 
@@ -77,12 +77,12 @@ def unregistered(client: Any) -> bool:
 
 def test_settings_reach_every_gateway(engine: RunningEngine) -> None:
     base = f"http://127.0.0.1:{engine.http}/v2"
-    assert httpx.post(f"{base}/models/echo/trace/setting", json={"trace_rate": "9"}, timeout=40).json()["trace_rate"] == "9"
-    assert httpx.post(f"{base}/logging", json={"log_verbose_level": 1}, timeout=40).json()["log_verbose_level"] == 1
+    assert httpx.post(f"{base}/models/echo/trace/setting", json={"trace_rate": "9"}, timeout=60).json()["trace_rate"] == "9"
+    assert httpx.post(f"{base}/logging", json={"log_verbose_level": 1}, timeout=60).json()["log_verbose_level"] == 1
     for _ in range(6):
         assert httpx.get(f"{base}/models/echo/trace/setting").json()["trace_rate"] == "9"
         assert httpx.get(f"{base}/logging").json()["log_verbose_level"] == 1
-    assert httpx.post(f"{base}/logging", json={"log_verbose_level": None}, timeout=40).json()["log_verbose_level"] == 0
+    assert httpx.post(f"{base}/logging", json={"log_verbose_level": None}, timeout=60).json()["log_verbose_level"] == 0
 
 
 def test_config_and_reflection(engine: RunningEngine) -> None:

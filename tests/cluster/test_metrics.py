@@ -15,7 +15,7 @@ import tritonclient.http as thttp
 from tests.cluster.running import RunningEngine, wait, write_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")]
-REPLACED_S = 60.0
+REPLACED_S = 120.0
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def power_off(engine: RunningEngine) -> None:
         except ProcessLookupError:
             pass  # it went with the one before
     engine.process.wait(60)
-    wait(lambda: engine.processes() == [], 10, "all are dead")
+    wait(lambda: engine.processes() == [], 120, "all are dead")
 
 
 def same(engine: RunningEngine) -> None:

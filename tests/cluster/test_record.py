@@ -58,7 +58,7 @@ def _the_way_back_is_quick(engine: RunningEngine, first: int) -> None:
     moved = re.search(r"([\d.]+) s  every gateway sends echo to version 1", back.stderr)
     assert moved, back.stderr
     assert engine.answering_process("echo") == first  # it was warm: nothing was started
-    wait(lambda: len(engine.status()["versions"]) == 1, 10, "version 2 is no longer declared")
+    wait(lambda: len(engine.status()["versions"]) == 1, 120, "version 2 is no longer declared")
 
 
 def _a_failed_version_touches_nothing(engine: RunningEngine, folder: Path) -> None:

@@ -84,7 +84,7 @@ def test_everything_on(engine: RunningEngine, folder: Path) -> None:
         # a renewed certificate, with this connection open
         issue("server", certs, host=["localhost", "127.0.0.1", "renewed.test"])
         for port in (engine.http, engine.control, engine.metrics):
-            wait(lambda port=port: b"renewed.test" in _shown(port, certs), 20, "the new certificate")  # type: ignore[misc]
+            wait(lambda port=port: b"renewed.test" in _shown(port, certs), 120, "the new certificate")  # type: ignore[misc]
         assert client.infer("echo", [x]).as_numpy("y").tolist() == [[1, 1, 1, 1]]
 
     assert serving(engine, folder, "status", key=key).returncode == 0

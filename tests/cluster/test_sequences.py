@@ -80,7 +80,7 @@ def test_sequences_outlive_a_scale_up_and_are_started_again_where_their_replica_
 
     assert engine.serving("apply", str(declare(folder, 3))).returncode == 0
     fresh = iter(range(100_000))
-    wait(lambda: ask(engine, f"new-{next(fresh)}", start=True, end=True)[1] not in homes.values(), 60)
+    wait(lambda: ask(engine, f"new-{next(fresh)}", start=True, end=True)[1] not in homes.values(), 120)
     for total in (4, 5):
         assert {id: ask(engine, id) for id in IDS} == {id: (total, home) for id, home in homes.items()}
 
@@ -98,7 +98,7 @@ def test_sequences_outlive_a_scale_up_and_are_started_again_where_their_replica_
             assert ask(engine, id) == (6, home)
 
     assert engine.serving("apply", str(declare(folder, 1))).returncode == 0
-    wait(lambda: len({ask(engine, f"new-{next(fresh)}", start=True, end=True)[1] for _ in range(10)}) == 1, 60)
+    wait(lambda: len({ask(engine, f"new-{next(fresh)}", start=True, end=True)[1] for _ in range(10)}) == 1, 120)
     ids = [f"last-{n}" for n in range(12)]
     for id in ids:
         total, _ = ask(engine, id, start=True)
