@@ -11,13 +11,15 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import ray
 import ray._private.node as ray_node
+import ray._private.services as ray_services
 import ray._private.utils as ray_utils
 import ray._private.worker as ray_worker
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
@@ -29,6 +31,8 @@ CPUS = 1024
 """Logical CPUs of a local Ray: more than any laptop's models declare, so that a declared cpu never keeps a model from starting."""
 OBJECT_STORE_BYTES = 80 << 20
 NAMESPACE = "serving"
+NODE_S = 150.0
+"""How long the raylet may take to be known to Ray. Ray's own 30 s are too short for a machine that has other work."""
 log = logging.getLogger("ray.said")
 NURSERY = hasattr(os, "pidfd_open")
 """Whether this system can have one."""
@@ -131,13 +135,32 @@ def _start_nursery(preloads: list[str], raylet: int, log: Path) -> subprocess.Po
 def _lean(preloads: list[str]) -> Iterator[None]:
     """While it lasts, a node that `ray.init` starts is lean, and its agent thinks that the dashboard's libraries are missing."""
     before = ray_node.Node, ray_utils.get_dashboard_dependency_error
+    services = vars(ray_services)
+    get_node = services["get_node"]
     _LeanNode.preloads = preloads
     ray_node.Node = _LeanNode  # type: ignore[misc, assignment]
     ray_utils.get_dashboard_dependency_error = _no_dashboard
+    services["get_node"] = _patient(get_node, time.monotonic() + NODE_S)
     try:
         yield
     finally:
         ray_node.Node, ray_utils.get_dashboard_dependency_error = before  # type: ignore[misc]
+        services["get_node"] = get_node
+
+
+def _patient(get_node: Callable[..., Any], end: float) -> Callable[..., Any]:
+    """Return what asks for a node again and again until it is known, or until `end`."""
+
+    def get(gcs_address: str, node_id: str) -> Any:
+        while True:
+            try:
+                return get_node(gcs_address, node_id)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    return get
 
 
 def _no_dashboard() -> ImportError:

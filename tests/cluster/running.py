@@ -19,7 +19,7 @@ from benchmarks.peers.port import free_ports
 from serving.cluster import leftovers
 from serving.cluster.boot import TAG
 
-START_S = 120.0
+START_S = 240.0
 """These tests may share a busy machine; how fast an engine starts is measured elsewhere."""
 ENGINE_MODEL = '''
 import time, os
