@@ -84,8 +84,8 @@ async def test_who_asks_goes_along_and_an_address_is_nobody() -> None:
         head.client = client
         rest_errand(who).run(rest, head, b"")
         grpc_errand(Out(), lambda head, body: body, who).run(rpc, head, b"")  # type: ignore[arg-type]
-        await asyncio.wait_for(rest.told.wait(), 5)
-        await asyncio.wait_for(rpc.told.wait(), 5)
+        await asyncio.wait_for(rest.told.wait(), 60)
+        await asyncio.wait_for(rpc.told.wait(), 60)
         assert rest.said[0][2] == rpc.said[0][0] == named.encode()
     assert asker.get() == ""
 
