@@ -48,8 +48,12 @@ class Gateway:
     async def apply(self, state_json: dict[str, Any]) -> dict[str, Any]:
         """Take the state; return the revision in force and the keys that can be answered. The first one opens the doors."""
         state = GatewayState.from_json(state_json)
-        await self._discover({f"{route.endpoint}/{v}" for route in state.routes.routes.values() for v in route.versions})
+        keys = {f"{route.endpoint}/{v}" for route in state.routes.routes.values() for v in route.versions}
+        # what the routes in force name stays until the new ones are in force: else requests would find a version without replicas
+        await self._discover(keys | self._handles.keys())
         revision = await asyncio.to_thread(self._server.apply, state)
+        if revision == state.revision and self._handles.keys() != keys:
+            await self._discover(keys)
         async with self._claiming:
             if self._claim is None and not self._draining:
                 await self._open()

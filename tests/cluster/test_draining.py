@@ -99,6 +99,7 @@ async def steady(engine: RunningEngine) -> AsyncIterator[Traffic]:
         {"gateways": 1},
         {"versions": "1 2", "stable": 2},
         {"versions": "2"},
+        {"versions": "1", "stable": 1},
         {"batching": {"max_batch_size": 32}, "gateways": 2, "replicas": 2},
     ],
     ids=lambda change: " ".join(change),
