@@ -33,6 +33,9 @@ MAX_CONTROL = 10_000
 MAX_RESETS = 2 * MAX_STREAMS
 RESETS_PER_TICK = 2000
 """Streams that end by a reset: so many at once, so many in the long run."""
+TOO_FAST = "streams are opened and reset too fast"
+HASTY = 16
+"""A stream that is reset in the same piece of bytes that opened it counts as so many: nobody has waited for its answer."""
 SMALL_UPDATE_BYTES = 1024
 """Window updates of more than this are paid for by what they let us send: there can be no flood of them."""
 IDLE_S = 3600.0
@@ -58,6 +61,8 @@ class Http2Connection(FrameReader):
         self._known = self._reader.known.get
         self._out = FrameWriter(self, transport)
         self._last = 0
+        self._before = 0
+        """The last stream of the pieces before this one."""
         self._draining = 0.0
         """When the client was asked to go elsewhere; 0 = it was not."""
         self._ending = False
@@ -101,6 +106,10 @@ class Http2Connection(FrameReader):
 
     def resume_writing(self) -> None:
         self._out.resume()
+
+    def data_received(self, data: bytes) -> None:
+        self._before = self._last
+        super().data_received(data)
 
     # Requests in (FrameReader) ---------------------------------------------------------------------------------------
 
@@ -209,7 +218,9 @@ class Http2Connection(FrameReader):
             self._must_have_been(number, "RST_STREAM")
             stream = self.streams.get(number)
             if stream is not None:
-                self._cut(stream)
+                self._cut(stream, HASTY if number > self._before else 1)
+                if self._resets > MAX_RESETS:
+                    raise Broken(Http2Code.ENHANCE_YOUR_CALM, TOO_FAST)  # nothing more of these bytes is looked at
         elif kind == h2.PUSH_PROMISE:
             raise Broken(Http2Code.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
         # PRIORITY means nothing here. GOAWAY: the client opens no more streams, and closes when it has its answers. Others: to be ignored.
@@ -276,15 +287,15 @@ class Http2Connection(FrameReader):
     def reset(self, stream: Http2Stream, code: Http2Code) -> None:
         self._out.send(h2.rst_stream(stream.id, code))
         self._cut(stream)
+        if self._resets > MAX_RESETS:
+            self.give_up(Http2Code.ENHANCE_YOUR_CALM, TOO_FAST)
 
-    def _cut(self, stream: Http2Stream) -> None:
+    def _cut(self, stream: Http2Stream, weight: int = 1) -> None:
         """End a stream that a client has reset, or has made us reset."""
         self.streams.pop(stream.id, None)
         self._out.blocked.pop(stream.id, None)
         stream.cancel()
-        self._resets += 1
-        if self._resets > MAX_RESETS:
-            self.give_up(Http2Code.ENHANCE_YOUR_CALM, "streams are opened and reset too fast")
+        self._resets += weight
         self._settle()
 
     # Life ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from serving.gateway import http2_frames as h2
-from serving.gateway.http2 import LINGER_S, MAX_CONTROL, MAX_RESETS, MAX_STREAMS, WINDOW_BYTES
+from serving.gateway.http2 import HASTY, LINGER_S, MAX_CONTROL, MAX_RESETS, MAX_STREAMS, WINDOW_BYTES
 from serving.gateway.http2_frames import Http2Code
 from serving.gateway.http2_writer import HIGH_WATER_BYTES, MAX_UNREAD_BYTES
 from serving.state import GatewayLimits
@@ -473,3 +473,26 @@ def test_a_connection_that_is_lost_takes_all_with_it() -> None:
     assert gateway.held() == (0, 0, 0, 0, 0)
     assert gateway.cancelled == 2
     assert not gateway.host.connections
+
+
+def opened_and_reset(client: Client, first: int, count: int) -> bytes:
+    numbers = range(first, first + 2 * count, 2)
+    return b"".join(client.head(n, "/wait", 5) + h2.rst_stream(n, Http2Code.CANCEL) for n in numbers)
+
+
+def test_streams_that_are_reset_as_soon_as_they_are_opened_weigh_more() -> None:
+    client = Client()
+    gateway = greeted(client)
+    gateway.feed(opened_and_reset(client, 1, MAX_RESETS // HASTY))
+    assert gateway.answers().goaways == []
+    gateway.feed(opened_and_reset(client, 2 * MAX_RESETS // HASTY + 1, 1))
+    assert [code for _, code in gateway.answers().goaways] == [Http2Code.ENHANCE_YOUR_CALM]
+
+
+def test_a_client_that_gives_up_all_it_has_under_way_is_no_attacker() -> None:
+    client = Client()
+    gateway = greeted(client)
+    numbers = range(1, 2 * MAX_STREAMS, 2)
+    gateway.feed(b"".join(client.head(n, "/wait", 5) for n in numbers))
+    gateway.feed(b"".join(h2.rst_stream(n, Http2Code.CANCEL) for n in numbers))
+    assert gateway.answers().goaways == []
