@@ -1,30 +1,36 @@
 """What becomes of a model that is asked for more than it can do, over REST, without Ray: one table.
 
-    .venv/bin/python -m benchmarks.overload [--seconds 4] [--batch-ms 20]
+    .venv/bin/python -m benchmarks.overload [--seconds 4] [--batch-ms 20] [--output benchmarks/results/overload-DATE.json]
 
 A replica (8 rows in `--batch-ms`, a queue of 64) and a gateway run in processes of their own; requests leave at random times at the rate
 that the row says, whatever has become of those before. `in time` are answers 200 within the request's time, `goodput` is their rate by
-what the model can do. The last row of each block is the normal load again, from the first second after the flood on.
+what the model can do. The last row of each block is the normal load again, from the first second after the flood on. How long a refusal
+takes is measured by a process of its own with eight threads that ask one request after the other, so that no client waits for itself;
+what was let in and was not started within its time-out is not a refusal and stands in a column of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
+import json
 import multiprocessing
 import random
 import socket
 import tempfile
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import quantiles
-from time import perf_counter
+from time import perf_counter, sleep
 
 import psutil
 import uvloop
 
+from benchmarks import machine
 from serving.gateway.peers import PeerAddress
 from serving.gateway.server import GatewayServer
 from serving.hosting import BatchPolicy, HostPlan, VersionPlan
@@ -66,6 +72,72 @@ def gateway(directory: str, address: dict[str, str], pipe: Connection) -> None:
     server.stop()
 
 
+EXPIRED = b'"Request timeout expired"'
+PROBES = 8
+PROBE_S = 0.02
+"""Pause of each between two requests."""
+
+
+@dataclass
+class Probed:
+    """What the probe has seen since it was asked last. bare: refusals without Retry-After."""
+
+    refused_s: list[float] = field(default_factory=list)
+    bare: int = 0
+
+
+def probe(port: int, pipe: Connection) -> None:
+    """Ask on some connections, on each one request after the other; for each line that the pipe says, what to ask from then on, say what
+    came since. "" is the end.
+    """
+    asking = Asking(pipe.recv())
+    threads = [threading.Thread(target=asking.ask, args=(port,), daemon=True) for _ in range(PROBES)]
+    for thread in threads:
+        thread.start()
+    while asking.body:
+        asking.body = pipe.recv()
+        pipe.send(asking.seen)
+        asking.seen = Probed()
+    for thread in threads:
+        thread.join(10)
+
+
+class Asking:
+    """What the probe asks, and what it has seen."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.seen = Probed()
+
+    def ask(self, port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while body := self.body:
+                asked = perf_counter()
+                sock.sendall(_request(body))
+                answer = b""
+                while (end := answer.find(b"\r\n\r\n")) < 0 or len(answer) < end + 4 + _length(answer):
+                    answer += sock.recv(65536)
+                took_s = perf_counter() - asked
+                if answer[9:12] == b"503" and EXPIRED not in answer:
+                    self.seen.refused_s.append(took_s)
+                    self.seen.bare += b"\r\nretry-after: " not in answer[:end].lower()
+                sleep(PROBE_S)
+
+
+def _body(priority: int, timeout_s: float) -> bytes:
+    parameters = b'"parameters":{"priority":%d,"timeout":%d}' % (priority, timeout_s * 1e6)
+    return b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}],%s}' % parameters
+
+
+def _request(body: bytes) -> bytes:
+    return b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def _length(head: bytes) -> int:
+    return int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+
+
 @dataclass
 class Phase:
     """What the clients of one row have seen."""
@@ -77,7 +149,8 @@ class Phase:
     codes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """By priority and status; 0 stands for a request that found no free connection."""
     answered_s: list[float] = field(default_factory=list)
-    refused_s: list[float] = field(default_factory=list)
+    expired: int = 0
+    probed: Probed = field(default_factory=Probed)
 
 
 class Clients:
@@ -101,26 +174,23 @@ class Clients:
             if not self._free:
                 phase.codes[priority, 0] += 1
                 continue
-            task = asyncio.create_task(self._ask(phase, priority, at))
+            task = asyncio.create_task(self._ask(phase, priority, at, *self._free.pop()))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         while tasks:
             await asyncio.wait(tasks)
 
-    async def _ask(self, phase: Phase, priority: int, due: float) -> None:
-        reader, writer = self._free.pop()
-        body = b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}],"parameters":{"priority":%d,"timeout":%d}}' % (
-            priority,
-            phase.timeout_s * 1e6,
-        )
-        writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    async def _ask(self, phase: Phase, priority: int, due: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_request(_body(priority, phase.timeout_s)))
         head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        await reader.readexactly(length)
+        answer = await reader.readexactly(_length(head))
         took_s = perf_counter() - due
         status = int(head[9:12])
         phase.codes[priority, status] += 1
-        (phase.answered_s if status == 200 else phase.refused_s).append(took_s)
+        if status == 200:
+            phase.answered_s.append(took_s)
+        else:
+            phase.expired += EXPIRED in answer
         self._free.append((reader, writer))
 
 
@@ -138,7 +208,9 @@ def row(name: str, phase: Phase, capacity: float, processes: list[psutil.Process
         f"{good / phase.seconds:.0f}",
         f"{good / phase.seconds / capacity:.2f}",
         f"{percentile(phase.answered_s, 50):.0f}, {percentile(phase.answered_s, 99):.0f}",
-        f"{percentile(phase.refused_s, 50):.1f}, {percentile(phase.refused_s, 99):.1f}",
+        f"{percentile(phase.probed.refused_s, 50):.1f}, {percentile(phase.probed.refused_s, 99):.1f} ({len(phase.probed.refused_s)})",
+        str(phase.probed.bare),
+        str(phase.expired),
         ", ".join(f"{status}: {n}" for status, n in sorted(by_status(phase).items())),
         memory,
     ]
@@ -151,22 +223,34 @@ def by_status(phase: Phase) -> Counter[int]:
     return found
 
 
-async def measure(port: int, capacity: float, seconds: float, processes: list[psutil.Process]) -> list[list[str]]:
+async def measure(port: int, capacity: float, seconds: float, processes: list[psutil.Process], pipe: Connection) -> list[list[str]]:
     clients = Clients(port)
     await clients.connect()
     dice = random.Random(1)
     rows = []
+    pipe.send(_body(0, 0.0))
+
+    async def load(phase: Phase) -> None:
+        pipe.send(_body(0, phase.timeout_s))
+        await asyncio.to_thread(pipe.recv)
+        await clients.run(phase, dice)
+        pipe.send(_body(0, phase.timeout_s))
+        phase.probed = await asyncio.to_thread(pipe.recv)
+
     for title, timeout_s in (("", 0.0), (", timeout 100 ms", 0.1)):
         for times in (0.5, 1.0, 3.0, 6.0, 0.5):
             phase = Phase(times * capacity, seconds if times > 0.5 else 1.0 + seconds / 4, timeout_s)
-            await clients.run(phase, dice)
+            await load(phase)
             rows.append(row(f"{times:g} x{title}", phase, capacity, processes))
     phase = Phase(2.7 * capacity, seconds, priorities=(1, 0, 200))
-    await clients.run(phase, dice)
+    await load(phase)
     rows.append(row("2.7 x, a third each", phase, capacity, processes))
     for priority, word in ((1, "urgent"), (0, "ordinary"), (200, "patient")):
         of = {status: n for (p, status), n in sorted(phase.codes.items()) if p == priority}
-        rows.append([f"  {word}", f"{sum(of.values()) / seconds:.0f}", f"{of.get(200, 0) / seconds:.0f}", "", "", "", str(of)[1:-1], ""])
+        rows.append(
+            [f"  {word}", f"{sum(of.values()) / seconds:.0f}", f"{of.get(200, 0) / seconds:.0f}", "", "", "", "", "", str(of)[1:-1], ""]
+        )
+    pipe.send(b"")
     return rows
 
 
@@ -174,6 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--batch-ms", type=float, default=20.0)
+    parser.add_argument("--output", type=Path, help="the table as JSON")
     options = parser.parse_args()
     capacity = ROWS / (options.batch_ms / 1e3)
     spawn = multiprocessing.get_context("spawn")
@@ -184,11 +269,31 @@ def main() -> None:
         front = spawn.Process(target=gateway, args=(directory, ours.recv(), theirs2), daemon=True)
         front.start()
         processes = [psutil.Process(front.pid), psutil.Process(behind.pid)]
-        rows = uvloop.run(measure(ours2.recv(), capacity, options.seconds, processes))
+        port = ours2.recv()
+        (ours3, theirs3) = spawn.Pipe()
+        prober = spawn.Process(target=probe, args=(port, theirs3), daemon=True)
+        prober.start()
+        rows = uvloop.run(measure(port, capacity, options.seconds, processes, ours3))
+        prober.join(10)
         for pipe, process in ((ours2, front), (ours, behind)):
             pipe.send("stop")
             process.join(10)
-    header = ["load", "offered/s", "in time/s", "goodput", "200: p50, p99 ms", "others: p50, p99 ms", "statuses", "MB gateway + replica"]
+    header = [
+        "load",
+        "offered/s",
+        "in time/s",
+        "goodput",
+        "200: p50, p99 ms",
+        "refused: p50, p99 ms (count)",
+        "no Retry-After",
+        "expired",
+        "statuses",
+        "MB gateway + replica",
+    ]
+    if options.output is not None:
+        described = {"date": str(datetime.date.today()), "machine": machine.describe(triton=""), "capacity_rps": capacity, "queue": QUEUE}
+        table = [dict(zip(header, cells, strict=True)) for cells in rows]
+        options.output.write_text(json.dumps(described | {"rows": table}, indent=1) + "\n")
     rows.insert(0, header)
     widths = [max(len(r[i]) for r in rows) for i in range(len(header))]
     for r in rows:
