@@ -76,6 +76,10 @@ class Reception(ABC):
         self.policy = policy
         self.open = 0
         """Entries pushed and not over yet."""
+        self.model_failed = 0
+        """Requests that the model has failed: it raised, hung, or answered what its signature does not allow."""
+        self.model_said = ""
+        """What was said to the last of them."""
         self._model = key.partition("/")[0]
         self._predict = predict
         self._own = own_inputs
@@ -171,6 +175,9 @@ class Reception(ABC):
             counts.refused += 1
         else:
             counts.failed += 1
+            if code == Code.MODEL_FAILED:
+                self.model_failed += 1
+                self.model_said = message
         try:
             entry.owner.refuse(entry, code, message)
         except Exception as bug:

@@ -7,6 +7,7 @@ local_ray.py     starts a Ray of our own, or connects to one
 worker.py nursery.py preload.py           where its workers come from: forks of a process that has everything imported
 serve_api.py     every use of Ray Serve's private and alpha API
 ray_cluster.py   control.ports.Cluster with Ray Serve
+trouble.py       what went wrong in calls of a model, for its status
 starts.py ends.py          which starts have failed on this node, how processes ended, when the next try is
 watch.py leftovers.py      kills what lives and does not answer; ends what a killed engine has left
 replica.py gateway.py edge.py office.py   the four deployments: shells around the rooms below

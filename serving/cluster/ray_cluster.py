@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from serving.cluster import directory, serve_api
+from serving.cluster import directory, serve_api, trouble
 from serving.cluster.boot import Boot
 from serving.cluster.edge import Edge
 from serving.cluster.environment import THREAD_VARIABLES
@@ -56,7 +56,16 @@ class RayCluster:
         failed = app.failed or standing.failures > 0
         reason = standing.reason or app.reason
         return VersionSeen(
-            app.running, app.starting, app.stopping, failed, reason, standing.failures, standing.since, standing.next_try, app.updating
+            app.running,
+            app.starting,
+            app.stopping,
+            failed,
+            reason,
+            standing.failures,
+            standing.since,
+            standing.next_try,
+            app.updating,
+            trouble.told(self._run_dir, key),
         )
 
     def deploy(self, deployments: Iterable[DeploymentTarget]) -> None:

@@ -12,6 +12,7 @@ from serving.cluster import serve_api
 from serving.cluster.memory import MemoryLimit
 from serving.cluster.shell import enter, go_first
 from serving.cluster.starts import Starts
+from serving.cluster.trouble import Trouble
 from serving.edge import Reporter
 from serving.errors import ServingError
 from serving.hosting import HostPlan
@@ -37,6 +38,7 @@ class Replica:
         told, name = enter(boot, f"replica-{key.replace('/', '-')}")
         go_first()
         self._starts = Starts(Path(told.run_dir), key)
+        self._trouble = Trouble(Path(told.run_dir), key, name)
         await self._starts.turn(code)
         self._starts.begin(name, code)
         if limit_mb := sum(version.memory_mb for version in held.versions):
@@ -62,6 +64,7 @@ class Replica:
             os._exit(HUNG_CODE)
 
     async def _samples(self) -> list[list[Any]]:
+        self._trouble.tell(*self._host.trouble())
         return self._host.samples()
 
     async def reconfigure(self, plan: dict[str, Any]) -> None:
@@ -77,6 +80,7 @@ class Replica:
 
     async def __del__(self) -> None:
         self._starts.left()
+        self._trouble.over()
         if self._host.address:  # else it is deleted before it has come up
             await asyncio.to_thread(self._host.drain, DRAIN_S - 5.0)
             await self._reporter.close()

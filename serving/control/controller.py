@@ -348,7 +348,7 @@ class Controller:
         short = self._short.get(key, "")
         state: State
         if self._answers(key, seen):
-            state, reason = "ready", known.reason if known.failed else ""
+            state, reason = "ready", known.reason if known.failed else known.trouble
         elif key not in self._asked and short:
             state, reason = "failed", short
         elif known.failed and not known.running and key not in self._retiring:

@@ -86,7 +86,7 @@ class ModelControl:
     def index(self) -> list[dict[str, str]]:
         """Return every version that is known, loaded or not: name, version, state, reason."""
         status, target = self._runner.status, self._runner.target
-        found = {(v.model, v.version): (_STATES[v.state], v.reason) for v in status.versions}
+        found = {(v.model, v.version): (_STATES[v.state], "" if v.state == "ready" else v.reason) for v in status.versions}
         for key in status.draining:
             model, version = key.split("/")
             found.setdefault((model, version), ("UNLOADING", ""))

@@ -18,6 +18,7 @@ class VersionSeen:
     failures, since, next_try  starts that have failed one after another, when the first did, when the next may begin (seconds since
                                1970); 0 where the cluster does not know
     updating                   replicas are being replaced or changed
+    trouble                    what went wrong in calls of the model lately
     """
 
     running: int = 0
@@ -29,6 +30,7 @@ class VersionSeen:
     since: float = 0.0
     next_try: float = 0.0
     updating: bool = False
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

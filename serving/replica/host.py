@@ -156,6 +156,12 @@ class ReplicaHost:
                 report[key]["sequences"] = len(batcher.sequences)
         return report
 
+    def trouble(self) -> tuple[int, str, int]:
+        """Return how many requests models have failed since the start, what was said last, and how many rows of answers had NaN."""
+        failed = [b for b in self._batchers.values() if b.model_failed]
+        said = failed[-1].model_said if failed else ""
+        return sum(b.model_failed for b in failed), said, sum(b.counts.nan_rows for b in self._batchers.values())
+
     def samples(self) -> list[list[Any]]:
         """Return what was counted since the start, as samples of the metrics page. Callable from any thread."""
         return [sample for key, batcher in self._batchers.items() for sample in samples(key, batcher)]

@@ -196,6 +196,17 @@ def test_nan_is_an_answer(engine: RunningEngine) -> None:
     assert all(v is None or math.isnan(v) for v in json.loads(answer.text)["outputs"][0]["data"])
 
 
+def test_the_status_says_what_goes_wrong_in_calls(engine: RunningEngine) -> None:
+    assert ask(engine, 1).status_code == 500
+    assert ask(engine, 6).status_code == 200
+    wait(lambda: "of its answers had NaN" in version(engine, "moody")["reason"], 30, "NaN is in the status")
+    seen = version(engine, "moody")
+    assert seen["state"] == "ready"
+    assert "the model failed " in seen["reason"]
+    assert "ValueError: one is not a number I like" in seen["reason"]
+    assert "of its answers had NaN" in engine.serving("status").stdout
+
+
 def test_a_request_that_kills_its_replica_holds_nobody_else_up_and_starts_are_held_back(engine: RunningEngine) -> None:
     with Asking(engine, "echo") as others:
         wait(lambda: ask(engine, 0).status_code == 200, 120, "moody is there")
