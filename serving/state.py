@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from serving.access.settings import AccessRules
@@ -11,6 +12,14 @@ from serving.wishes import Wishes
 
 DESK_SOCKET = "desk.sock"
 """In the run directory: the socket on which the controller takes what gateways ask of it (`control/desk.py`, `gateway/desk.py`)."""
+
+
+_MEMORY = Path("/dev/shm")
+
+
+def quota_file(run_dir: str) -> Path:
+    """Return where the gateways of a run directory count quotas together: in memory, for writing it must never wait for a disk."""
+    return _MEMORY / f"{Path(run_dir).name}.quotas" if _MEMORY.is_dir() else Path(run_dir) / "quotas"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What access costs a gateway for one request: `python -m benchmarks.micro.access [--json]`.
 
 "cached": a head that has come before, with a key that may ask this one model: the difference to the same head while access is off.
+"quota": the look at what a caller has used, counted by this gateway alone and with others (the table has 1 and 12 lanes).
 "new head": the gate's part of a head that is seen for the first time. The best of several rounds, so that a busy machine shows less.
 """
 
@@ -8,19 +9,25 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 import timeit
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from serving.access.identity import Identity
 from serving.access.key import KeyHash, new_key
 from serving.access.settings import AccessRules, JwtSettings
 from serving.access.token import public_keys
+from serving.gateway.client_limits import ClientLimits, client_name
 from serving.gateway.gate import Gate
 from serving.gateway.head import Action, Head, HeadCache, parse_head
+from serving.gateway.quota_table import QuotaTable
+from serving.state import GatewayLimits
 
 CALLS, ROUNDS = 20_000, 15
 PATH = "/v2/models/mlp/infer"
@@ -86,6 +93,7 @@ def figures() -> dict[str, float]:
         - _best_us(cached(off, f"Authorization: Bearer {tokens['RS256']}")),
         "cached, gRPC": _best_us(cached(gate, bearer, grpc)) - _best_us(cached(off, bearer, grpc)),
     }
+    found |= quotas()
     for name, line in {"key": bearer, **{kind: f"Authorization: Bearer {token}" for kind, token in tokens.items()}}.items():
         head = parse_head(head_of(line))
         found[f"new head, {name}"] = _best_us(lambda head=head: gate.guard(head, _action(head)), 500)  # type: ignore[misc]
@@ -102,6 +110,27 @@ def figures() -> dict[str, float]:
     return found
 
 
+def quotas() -> dict[str, float]:
+    """Return what a quota costs for each request."""
+    name = client_name(Identity("ci", ()))
+    found = {}
+    rate = AccessRules((KeyHash("id", "digest", "ci", ("predictor",), requests_per_s=1e6, burst=10**9),))
+    both = AccessRules((KeyHash("id", "digest", "ci", ("predictor",), requests_per_s=1e6, burst=10**9, inflight_requests=10**6),))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for what, rules, lanes in (("rate", rate, 0), ("rate", rate, 1), ("rate", rate, 12), ("rate and under way", both, 12)):
+            limits = ClientLimits(GatewayLimits(), rules)
+            for lane in range(lanes):
+                limits.table = QuotaTable(Path(folder) / str(lanes), lane, time.monotonic())
+
+            def run(limits: ClientLimits = limits) -> None:
+                client = limits.ask(name, time.monotonic())
+                client.enter()
+                client.leave()
+
+            found[f"quota of {what}, " + (f"{lanes} lanes" if lanes else "alone")] = _best_us(run)
+    return found
+
+
 def main() -> None:
     found = figures()
     if "--json" in sys.argv:
@@ -109,7 +138,7 @@ def main() -> None:
         return
     for name, us in found.items():
         over = f"   over the goal of {GOAL_US:g} µs" if name.startswith("cached") and us > GOAL_US else ""
-        print(f"{name:24} {us:8.2f} µs{over}")
+        print(f"{name:34} {us:8.2f} µs{over}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 
 from serving.access.credential import token_of
@@ -20,7 +21,8 @@ class Door:
 
     def __init__(self, rules: AccessRules) -> None:
         self._keys = {key.id: key for key in rules.keys}
-        self._identities = {key.id: key.identity for key in rules.keys}
+        self._quota = rules.quota
+        self._identities = {key.id: self._limited(key.identity) for key in rules.keys}
         self._tokens = TokenVerifier(rules.jwt, rules.jwks) if rules.jwt is not None and rules.jwks else None
         self._known: dict[bytes, Identity] = {}
 
@@ -49,11 +51,15 @@ class Door:
         known = self._known.get(digest)
         if known is not None and now < known.until:
             return known
-        identity = self._tokens.identify(token, now)
+        identity = self._limited(self._tokens.identify(token, now))
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         self._known[digest] = identity
         return identity
+
+    def _limited(self, identity: Identity) -> Identity:
+        """Return somebody with the quota of all, who has none of their own."""
+        return identity if identity.quota or not self._quota else replace(identity, quota=self._quota)
 
     def __repr__(self) -> str:
         return f"Door({len(self._keys)} keys{'' if self._tokens is None else ', tokens'})"

@@ -71,20 +71,46 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What somebody may ask of the engine, of all its gateways together; 0 = no limit. burst: requests that may come at once after a
+    pause; 0 = those of a second."""
+
+    requests_per_s: float = 0.0
+    burst: int = 0
+    inflight_requests: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether anything is limited."""
+        return bool(self.requests_per_s or self.inflight_requests)
+
+    def wider(self, other: Quota) -> Quota:
+        """Return what somebody may ask who has both."""
+
+        def most(a: float, b: float) -> float:
+            return max(a, b) if a and b else 0
+
+        return Quota(
+            most(self.requests_per_s, other.requests_per_s),
+            int(max(self.burst, other.burst)),
+            int(most(self.inflight_requests, other.inflight_requests)),
+        )
+
+
+NO_QUOTA = Quota()
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Somebody who has shown who they are.
 
     name      of the key or the token's subject; what events and logs show
     until     when it is no longer so, in seconds since 1970; 0.0 = never
-    requests_per_s, burst, inflight_requests  what it may ask of one gateway; 0 = no limit
     """
 
     name: str
     grants: tuple[Grant, ...]
     until: float = 0.0
-    requests_per_s: float = 0.0
-    burst: int = 0
-    inflight_requests: int = 0
+    quota: Quota = NO_QUOTA
 
     def may(self, role: Role, model: str = "") -> bool:
         """Whether it has the role for a model; "": for at least one."""

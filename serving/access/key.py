@@ -15,7 +15,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Self
 
-from serving.access.identity import Grant, Identity
+from serving.access.identity import Grant, Identity, Quota
 
 PREFIX = "srv_"
 _KEY = re.compile(r"srv_([a-z0-9]{12})_([A-Za-z0-9_-]{43})\Z")
@@ -39,7 +39,7 @@ class KeyHash:
     def identity(self) -> Identity:
         """Return whom the key stands for."""
         grants = tuple(map(Grant.of, self.grants))
-        return Identity(self.name, grants, self.until, self.requests_per_s, self.burst, self.inflight_requests)
+        return Identity(self.name, grants, self.until, Quota(self.requests_per_s, self.burst, self.inflight_requests))
 
     def opens(self, secret: str) -> bool:
         """Whether this is its secret; takes the same time whatever is wrong with it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from serving.access.identity import NO_QUOTA, Quota
 from serving.access.key import KeyHash
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -23,6 +24,7 @@ class JwtSettings:
     roles         what each of these names grants ("ml-team": "deployer:digits*"). Empty: names are roles themselves
     name_claim    the claim that names whom the token is for
     clock_skew_s  by how much clocks may differ
+    quotas        what those may ask whose role claim has one of these names; of several the widest
     """
 
     jwks: str = ""
@@ -33,18 +35,21 @@ class JwtSettings:
     roles: dict[str, str] = field(default_factory=dict)
     name_claim: str = "sub"
     clock_skew_s: float = 30.0
+    quotas: dict[str, Quota] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{**value, "audiences": tuple(value["audiences"]), "algorithms": tuple(value["algorithms"])})
+        quotas = {name: Quota(**quota) for name, quota in value.get("quotas", {}).items()}
+        return cls(**{**value, "audiences": tuple(value["audiences"]), "algorithms": tuple(value["algorithms"]), "quotas": quotas})
 
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """Whether the engine asks who somebody is, and whose tokens it takes beside its own keys."""
+    """Whether the engine asks who somebody is, and whose tokens it takes beside its own keys. quota: of who has none of their own."""
 
     enabled: bool = False
     jwt: JwtSettings | None = None
+    quota: Quota = NO_QUOTA
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,7 +57,7 @@ class AccessSettings:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         jwt = value.get("jwt")
-        return cls(value["enabled"], None if jwt is None else JwtSettings.from_json(jwt))
+        return cls(value["enabled"], None if jwt is None else JwtSettings.from_json(jwt), Quota(**value.get("quota", {})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +76,18 @@ class AccessRules:
     keys: tuple[KeyHash, ...] = ()
     jwt: JwtSettings | None = None
     jwks: str = ""
+    quota: Quota = NO_QUOTA
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def limits(self) -> bool:
+        """Whether anybody may have a quota."""
+        return bool(self.quota or any(map(bool, self.jwt.quotas.values() if self.jwt else ())) or any(k.identity.quota for k in self.keys))
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         jwt = value["jwt"]
-        return cls(tuple(map(KeyHash.from_json, value["keys"])), None if jwt is None else JwtSettings.from_json(jwt), value["jwks"])
+        keys = tuple(map(KeyHash.from_json, value["keys"]))
+        return cls(keys, None if jwt is None else JwtSettings.from_json(jwt), value["jwks"], Quota(**value.get("quota", {})))

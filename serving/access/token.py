@@ -7,12 +7,13 @@ known `kid` where the set has several keys, with extensions that have to be unde
 from __future__ import annotations
 
 import json
+from functools import reduce
 from typing import Any
 
 import jwt
 from jwt.exceptions import PyJWKError, PyJWTError
 
-from serving.access.identity import Grant, Identity
+from serving.access.identity import Grant, Identity, Quota
 from serving.access.settings import ALGORITHMS, JwtSettings
 from serving.errors import InvalidArgument, Unauthenticated
 
@@ -89,7 +90,8 @@ class TokenVerifier:
         name = claims.get(settings.name_claim)
         if not isinstance(name, str) or not name or len(name) > MAX_NAME or not name.isprintable():
             raise Unauthenticated(f"the token does not say whom it is for (claim '{settings.name_claim}')")
-        return Identity(name, self._grants(claims), until)
+        names = self._names(claims)
+        return Identity(name, self._grants(names), until, self._quota(names))
 
     def _key(self, header: dict[str, Any]) -> jwt.PyJWK:
         algorithm, kid = header.get("alg"), header.get("kid")
@@ -121,16 +123,23 @@ class TokenVerifier:
             raise Unauthenticated("the token does not hold yet")
         return float(times["exp"]) + skew
 
-    def _grants(self, claims: dict[str, Any]) -> tuple[Grant, ...]:
-        """Return what the role claim grants; names that mean nothing here are left out."""
+    def _names(self, claims: dict[str, Any]) -> list[str]:
+        """Return the names in the role claim."""
         value: Any = claims
         for step in self._settings.role_claim.split("."):
             value = value.get(step) if isinstance(value, dict) else None
         names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        return [name for name in names[:MAX_GRANTS] if isinstance(name, str)]
+
+    def _quota(self, names: list[str]) -> Quota:
+        """Return the widest quota of these names."""
+        found = [self._settings.quotas[name] for name in names if name in self._settings.quotas]
+        return reduce(Quota.wider, found) if found else Quota()
+
+    def _grants(self, names: list[str]) -> tuple[Grant, ...]:
+        """Return what the names grant; those that mean nothing here are left out."""
         grants = []
-        for name in names[:MAX_GRANTS]:
-            if not isinstance(name, str):
-                continue
+        for name in names:
             if self._roles:
                 grant = self._roles.get(name)
             else:

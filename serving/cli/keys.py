@@ -29,9 +29,9 @@ def create(
     models: Annotated[str, typer.Option(help="For these models only: names with commas between, * as wildcard. Left out: all.")] = "",
     grant: Annotated[list[str] | None, typer.Option(help="More roles, as ROLE:MODEL,MODEL. May be given several times.")] = None,
     expires: Annotated[str, typer.Option(help="How long it holds: 12h, 30d, 1y. Left out: until it is revoked.")] = "",
-    rate: Annotated[float, typer.Option(min=0, help="Predictions a second of one gateway; 0: no limit.")] = 0.0,
+    rate: Annotated[float, typer.Option(min=0, help="Predictions a second, of all gateways together; 0: no limit.")] = 0.0,
     burst: Annotated[int, typer.Option(min=0, help="How many of them may come at once; 0: those of one second.")] = 0,
-    inflight: Annotated[int, typer.Option(min=0, help="Predictions under way in one gateway; 0: no limit.")] = 0,
+    inflight: Annotated[int, typer.Option(min=0, help="Predictions under way, in all gateways together; 0: no limit.")] = 0,
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> None:

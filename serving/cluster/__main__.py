@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 import threading
 from importlib import import_module
@@ -61,7 +60,7 @@ def _end(boot: Boot) -> None:
         local_ray.stop()
         if left := leftovers.outlast(TAG, boot.engine, 3.0):
             logging.getLogger(__name__).warning("%d processes had to be killed", len(left))
-    shutil.rmtree(boot.run_dir, ignore_errors=True)
+    leftovers.remove(Path(boot.run_dir))
 
 
 if __name__ == "__main__":

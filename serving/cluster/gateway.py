@@ -107,6 +107,7 @@ class Gateway:
                 break
             await asyncio.sleep(POLL_S)
         claim = await SlotClaim.claim(self._boot.run_dir, self.name)
+        await asyncio.to_thread(self._server.take_lane, claim.slot)
         for listener in claim.listeners:
             await asyncio.to_thread(self._server.listen, listener)
         self._claim = claim

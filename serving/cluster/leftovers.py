@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from serving.cluster.boot import RUN_PREFIX, TAG
+from serving.state import quota_file
 
 
 def processes(name: str, value: str) -> list[int]:
@@ -59,6 +60,12 @@ def clear(run_dir: Path, patience_s: float = 3.0) -> None:
         tag = ""
     if isinstance(tag, str) and tag:
         outlast(TAG, tag, patience_s)
+    remove(run_dir)
+
+
+def remove(run_dir: Path) -> None:
+    """Remove a run directory, and what its engine has put into memory. Harmless to repeat."""
+    quota_file(str(run_dir)).unlink(missing_ok=True)
     shutil.rmtree(run_dir, ignore_errors=True)
 
 

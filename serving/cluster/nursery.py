@@ -20,7 +20,6 @@ import os
 import random
 import runpy
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -65,7 +64,7 @@ def _clear_up(engine: int, run_dir: Path) -> None:
             return
         time.sleep(0.05)
     leftovers.outlast(TAG, os.environ[TAG], CLEAR_UP_S)
-    shutil.rmtree(run_dir, ignore_errors=True)
+    leftovers.remove(run_dir)
 
 
 class Nursery:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from serving.access.door import Door
-from serving.access.identity import Grant, Role
+from serving.access.identity import Grant, Quota, Role
 from serving.access.key import KeyHash, new_key
 from serving.access.settings import AccessRules, AccessSettings
 from serving.access.token import public_keys
@@ -72,15 +72,6 @@ class KeyStore(Protocol):
         """Keep a key, in place of the one with the same id, and record the events."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What a key may ask of one gateway; 0 = no limit."""
-
-    requests_per_s: float = 0.0
-    burst: int = 0
-    inflight_requests: int = 0
-
-
 class Keyring:
     """May be used from several threads. changed: called when gateways have to be told."""
 
@@ -112,7 +103,8 @@ class Keyring:
             self._ensure_admin(settings)
             now = self._now()
             keys = sorted((k.hash for k in self._keys.values() if k.holds(now)), key=lambda h: h.id)
-            rules = AccessRules(tuple(keys), settings.jwt, self._read_jwks(settings.jwt.jwks) if settings.jwt else "")
+            jwks = self._read_jwks(settings.jwt.jwks) if settings.jwt else ""
+            rules = AccessRules(tuple(keys), settings.jwt, jwks, settings.quota)
             if rules != self._rules:
                 self._door = Door(rules)
                 self._rules = rules

@@ -13,8 +13,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.access.identity import Quota
 from serving.control.author import author_of
-from serving.control.keyring import Keyring, Quota
+from serving.control.keyring import Keyring
 from serving.control.runner import Runner
 
 TOLD_S = 10.0

@@ -1,30 +1,33 @@
-"""ClientLimits: what one client may ask of one gateway: so many requests a second, so many under way. Pure: times are passed in.
+"""ClientLimits: what one client may ask: so many requests a second, so many under way. Pure: times are passed in.
 
 A client is who it has shown to be (`gate.py`), else what the declared header says, and where that is not there, its address.
-An API key may have limits of its own. The rate is a token bucket, kept as
+The engine's limits (`limits.client_*`) hold for each gateway. Who has a quota (of an API key, of a token's role) has that in place of
+them, from all gateways together: it is counted in a `QuotaTable` that they share. The rate is a token bucket, kept as
 the one time at which it will be full again (the GCRA of ATM networks); an idle client costs 200 bytes, and of more than `max_clients`
 the one that has not come for longest is forgotten: its bucket is full then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from serving.access.identity import Identity
+from serving.access.identity import Identity, Quota
 from serving.access.settings import AccessRules
 from serving.errors import TooManyRequests
+from serving.gateway.quota_table import QuotaTable, key_of
 from serving.state import GatewayLimits
 
 MAX_NAME_BYTES = 64
 """Longer names are known by their hash: what a client sends does not decide how much is kept."""
 
 
-Quota = tuple[float, float, int]
+Limit = tuple[float, float, int]
 """Seconds for each request, seconds that may be saved up, requests under way; 0 = no limit."""
-_NO_QUOTAS: Mapping[bytes, Quota] = {}
+MAX_LEARNED = 65_536
+"""Quotas of tokens that are kept in mind; of more, the one that came first is forgotten until its token is looked at again."""
+LOOK_AGAIN_S = 1.0
 
 
 class Client:
@@ -35,6 +38,55 @@ class Client:
     def __init__(self) -> None:
         self.requests = 0
         self.full_at = 0.0
+
+    def enter(self) -> None:
+        """A request of it has been taken in."""
+        self.requests += 1
+
+    def leave(self) -> None:
+        """It has ended."""
+        self.requests -= 1
+
+
+class SharedClient(Client):
+    """One that all gateways count together. `entry`: its place in the table, -1 where that has no room."""
+
+    __slots__ = ("_key", "_look_at", "_table", "counts", "entry")
+
+    def __init__(self, table: QuotaTable, name: bytes) -> None:
+        super().__init__()
+        self._table = table
+        self._key = key_of(name)
+        self._look_at = 0.0
+        self.entry = -1
+        self.counts = False
+        """Whether it matters how many of its requests are under way."""
+
+    def look(self, now: float) -> int:
+        """Return its entry. It is looked for again each second, so that gateways which made two for one name agree on the first."""
+        if now >= self._look_at or (self.entry >= 0 and not self._table.holds(self.entry, self._key)):
+            self._look_at = now + LOOK_AGAIN_S
+            found = self._table.find(self._key, now)
+            if found != self.entry:
+                if self.entry >= 0 and self._table.holds(self.entry, self._key):
+                    self._table.note(self.entry, 0)
+                self.entry = found
+                self._note()
+        return self.entry
+
+    def enter(self) -> None:
+        self.requests += 1
+        if self.counts:
+            self._note()
+
+    def leave(self) -> None:
+        self.requests -= 1
+        if self.counts:
+            self._note()
+
+    def _note(self) -> None:
+        if self.entry >= 0:
+            self._table.note(self.entry, self.requests)
 
 
 def client_name(identity: Identity) -> bytes:
@@ -47,68 +99,118 @@ def identity_of(name: bytes) -> str:
     return name[1:].decode() if name[:1] == b"\0" else ""
 
 
-def quotas_of(rules: AccessRules | None) -> dict[bytes, Quota]:
-    """Return the limits of the keys that have some, by client."""
-    keys = rules.keys if rules is not None else ()
-    limited = [key.identity for key in keys if key.requests_per_s or key.inflight_requests]
-    return {client_name(i): _quota(i.requests_per_s, i.burst, i.inflight_requests) for i in limited}
-
-
-def _quota(rate: float, burst: int, inflight: int) -> Quota:
+def _limit(rate: float, burst: int, inflight: int) -> Limit:
     each_s = 1.0 / rate if rate else 0.0
     return each_s, (max(1.0, burst or rate) - 1.0) * each_s, inflight
+
+
+def _limit_of(quota: Quota) -> Limit:
+    return _limit(quota.requests_per_s, quota.burst, quota.inflight_requests)
 
 
 class ClientLimits:
     """All clients of a gateway."""
 
-    def __init__(self, limits: GatewayLimits) -> None:
+    def __init__(self, limits: GatewayLimits, rules: AccessRules | None = None) -> None:
         self._clients: dict[bytes, Client] = {}
         """The one that came last is last."""
-        self.limit(limits)
+        self._rules: AccessRules | None = None
+        self._quotas: dict[bytes, Limit] = {}
+        self._learned: dict[bytes, Limit] = {}
+        self.table: QuotaTable | None = None
+        """Where quotas are counted with the other gateways; None: for this one alone."""
+        self.limit(limits, rules)
 
-    def limit(self, limits: GatewayLimits, quotas: Mapping[bytes, Quota] = _NO_QUOTAS) -> None:
-        """Take new limits; `quotas` of some clients in place of these. Clients keep what they have used."""
-        self._all = _quota(limits.client_requests_per_s, limits.client_burst, limits.client_inflight_requests)
-        self._quotas = quotas
+    def limit(self, limits: GatewayLimits, rules: AccessRules | None = None) -> None:
+        """Take new limits, and from the rules of access the quotas. Clients keep what they have used."""
+        self._all = _limit(limits.client_requests_per_s, limits.client_burst, limits.client_inflight_requests)
         self._max_clients = limits.max_clients
+        if rules != self._rules:
+            self._rules = rules
+            self._learned.clear()
+            keys = [] if rules is None else [(key.identity, key.identity.quota or rules.quota) for key in rules.keys]
+            self._quotas = {client_name(identity): _limit_of(quota) for identity, quota in keys if quota}
+
+    def learn(self, identity: Identity) -> None:
+        """Note the quota of somebody that a token has named; those of keys are known."""
+        name = client_name(identity)
+        if identity.quota and name not in self._quotas:
+            if len(self._learned) >= MAX_LEARNED:
+                del self._learned[next(iter(self._learned))]
+            self._learned[name] = _limit_of(identity.quota)
 
     @property
     def on(self) -> bool:
         """Whether anything is limited."""
-        return bool(self._all[0] or self._all[2] or self._quotas)
+        return bool(self._all[0] or self._all[2]) or self.has_quotas
+
+    @property
+    def has_quotas(self) -> bool:
+        return self._rules is not None and self._rules.limits
 
     def ask(self, name: bytes, now: float) -> Client:
-        """Return the client, whose request may come in; who takes it in counts `Client.requests` up, and down when it has ended.
+        """Return the client, whose request may come in; who takes it in says so by `Client.enter`, and by `leave` when it has ended.
 
         Raises TooManyRequests, which says when a retry makes sense.
         """
-        each_s, spare_s, most = self._quotas.get(name, self._all)
-        if len(name) > MAX_NAME_BYTES:
-            name = blake2b(name, digest_size=16).digest()
-        clients = self._clients
-        client = clients.pop(name, None)
-        if client is None:
-            client = Client()
-            if len(clients) >= self._max_clients:
-                del clients[next(iter(clients))]
-        clients[name] = client
+        quota = self._quotas.get(name) or self._learned.get(name)
+        each_s, spare_s, most = quota or self._all
+        client = self._client(name, quota is not None)
+        if isinstance(client, SharedClient) and (entry := client.look(now)) >= 0:
+            self._ask_all(client, entry, (each_s, spare_s, most), now)
+            return client
         if most and client.requests >= most:
-            raise TooManyRequests(f"this client has {client.requests} requests under way, of at most {most}", retry_after_s=1.0)
+            raise _too_many(client.requests, most)
         if each_s:
             full_at = max(client.full_at, now)
             too_soon_s = full_at - now - spare_s
             # Sums of times are exact to 0.1 µs or so.
             if too_soon_s > 1e-6:
-                raise TooManyRequests(f"this client may send {1 / each_s:g} requests a second", retry_after_s=too_soon_s)
+                raise _too_fast(each_s, too_soon_s)
             client.full_at = full_at + each_s
         return client
+
+    def _client(self, name: bytes, limited: bool) -> Client:
+        if len(name) > MAX_NAME_BYTES:
+            name = blake2b(name, digest_size=16).digest()
+        clients = self._clients
+        client = clients.pop(name, None)
+        if limited and self.table is not None and not isinstance(client, SharedClient):
+            client = SharedClient(self.table, name)
+        elif client is None:
+            client = Client()
+        if name not in clients and len(clients) >= self._max_clients:
+            del clients[next(iter(clients))]
+        clients[name] = client
+        return client
+
+    def _ask_all(self, client: SharedClient, entry: int, limit: Limit, now: float) -> None:
+        """The same look at what all gateways have let in."""
+        each_s, spare_s, most = limit
+        table = self.table
+        assert table is not None
+        client.counts = most > 0
+        if most and table.under_way(entry) >= most and (under_way := table.under_way_alive(entry, now)) >= most:
+            raise _too_many(under_way, most)
+        if each_s:
+            too_soon_s = table.full_at(entry, now) - now - spare_s
+            if too_soon_s > 1e-6:
+                raise _too_fast(each_s, too_soon_s)
+            table.charge(entry, each_s)
 
     def __len__(self) -> int:
         return len(self._clients)
 
     def __repr__(self) -> str:
         return f"ClientLimits({len(self._clients)} clients)"
+
+
+def _too_many(under_way: int, most: int) -> TooManyRequests:
+    return TooManyRequests(f"this client has {under_way} requests under way, of at most {most}", retry_after_s=1.0)
+
+
+def _too_fast(each_s: float, too_soon_s: float) -> TooManyRequests:
+    return TooManyRequests(f"this client may send {1 / each_s:g} requests a second", retry_after_s=too_soon_s)
 
 
 @lru_cache(maxsize=4096)

@@ -28,11 +28,17 @@ MAX_ALLOWED = 1024
 Message = Callable[[Head, Buffer], Buffer]
 
 
+def _nobody_asks(_: Identity) -> None:
+    """Nobody wants to know who comes."""
+
+
 class Gate:
     """Access of one gateway. door: None while access is off."""
 
-    def __init__(self) -> None:
+    def __init__(self, met: Callable[[Identity], None] = _nobody_asks) -> None:
+        """met: told whom the gate has found to ask."""
         self.door: Door | None = None
+        self.met = met
         self._rules: AccessRules | None = None
         self._visitors: dict[tuple[bytes, str, bytes | None, bytes | None], tuple[Need, Visitor]] = {}
         """By method, path and credentials: of a client whose bodies have many sizes, each size has a head of its own."""
@@ -94,6 +100,7 @@ class Visitor:
         door = self._gate.door
         if door is not None:
             self._identity = door.identify(self._headers, time())
+            self._gate.met(self._identity)
         self._door = door
         self._until = self._identity.until or inf
         self.client = client_name(self._identity)

@@ -33,7 +33,7 @@ from serving.gateway.statistics import Source, Statistics
 from serving.gateway.tally import Tally
 from serving.protocol.settings import log_of
 from serving.protocol.status import error_json
-from serving.state import DESK_SOCKET, GatewayLimits, GatewayState
+from serving.state import DESK_SOCKET, GatewayLimits, GatewayState, quota_file
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,10 @@ class GatewayServer:
         """Say where to ask for what all gateways have counted. `source` is called in the gateway's thread."""
         assert self._host is not None
         self._host.statistics.source = source
+
+    def take_lane(self, lane: int) -> None:
+        """Count quotas together with the other gateways of this run directory; lane: the slot at the edge, which nobody else has."""
+        self._call(self._take_lane(lane))
 
     def healthy(self, timeout_s: float = 5.0) -> None:
         """Return when the loop turns. Raises Unavailable where it does not within the time."""
@@ -174,6 +178,10 @@ class GatewayServer:
         assert self._host is not None
         self._host.service.set_peers(peers)
 
+    async def _take_lane(self, lane: int) -> None:
+        assert self._host is not None
+        self._host.service.count_quotas_in(quota_file(self.run_dir), lane)
+
     async def _report(self) -> list[Any]:
         assert self._host is not None
         return self._host.tally.samples()
@@ -240,7 +248,7 @@ class _Host:
         self.tally = Tally()
         self.service = Service(self.tally, self.limits, loop, name, socket.gethostname())
         self.desk = DeskClient(Path(run_dir) / DESK_SOCKET)
-        self.gate = Gate()
+        self.gate = Gate(self.service.met)
         self.statistics = Statistics(self.service)
         self.rest = RestApi(self.service, self.desk, self.statistics)
         self.grpc = GrpcApi(self.service, OverHttp1(), self.desk, self.statistics)

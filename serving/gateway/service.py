@@ -17,21 +17,25 @@ All of it runs on the gateway's one loop. Nothing here may be called from anothe
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from time import monotonic
 from typing import cast
 
+from serving.access.identity import Identity
 from serving.access.settings import AccessRules
 from serving.errors import Code, DeadlineExceeded, QueueFull, QueueTimeout, ServingError, TooManyRequests, Unavailable
 from serving.gateway.admission import Admission
 from serving.gateway.call import Call, Channel, Owner, Served, StreamCall, StreamOwner
 from serving.gateway.chooser import Asker, Said
-from serving.gateway.client_limits import Client, ClientLimits, quotas_of
+from serving.gateway.client_limits import Client, ClientLimits
 from serving.gateway.deadlines import DEADLINE, Deadlines
 from serving.gateway.forwarding import Forwarding
 from serving.gateway.load import QUEUED_US, RANKS, Load
 from serving.gateway.peers import TICK_S, PeerAddress, Peers
+from serving.gateway.quota_table import LANES, QuotaTable
 from serving.gateway.regions import Regions
 from serving.gateway.relocation import Relocation
 from serving.gateway.sharing import SharedMemory
@@ -41,6 +45,8 @@ from serving.inference import InferRequest, InferResponse
 from serving.routing import Route, RouteTable, choose
 from serving.state import GatewayLimits, GatewayState
 from serving.wishes import Wishes
+
+log = logging.getLogger(__name__)
 
 RETRY_WAIT_S = 2.0
 ARENA_BYTES = 1 << 28
@@ -75,6 +81,7 @@ class Service:
         self.clients: ClientLimits | None = None
         """Limits of each client, where there are any."""
         self.access: AccessRules | None = None
+        self._quotas_at: tuple[Path, int] | None = None
         self._loop = loop
         self._memory = SharedMemory.create(arena_bytes)
         self._peers = Peers(loop, self, self.deliver, tally, name, node, self._memory)
@@ -114,8 +121,23 @@ class Service:
 
     def _limit_clients(self, limits: GatewayLimits) -> None:
         clients = self.clients or ClientLimits(limits)
-        clients.limit(limits, quotas_of(self.access))
+        clients.limit(limits, self.access)
+        if clients.has_quotas and clients.table is None and self._quotas_at is not None:
+            try:
+                clients.table = QuotaTable(*self._quotas_at, monotonic())
+            except OSError as error:
+                log.warning("quotas hold for each gateway alone: %s", error)
         self.clients = clients if clients.on else None
+
+    def count_quotas_in(self, file: Path, lane: int) -> None:
+        """Count what callers with quotas ask together with the other gateways that do so in this file, each in a lane of its own."""
+        self._quotas_at = (file, lane) if lane < LANES else None
+        self._limit_clients(self.limits)
+
+    def met(self, identity: Identity) -> None:
+        """Take note of somebody who has shown who they are."""
+        if self.clients is not None:
+            self.clients.learn(identity)
 
     def set_peers(self, published: Mapping[str, Iterable[PeerAddress]]) -> None:
         """Take the replicas of all versions, by key."""
@@ -181,7 +203,7 @@ class Service:
         cell.started += 1
         call = served.call(served, request, owner, plan, cell, payload_bytes, now, self, load, channel, client)
         if client is not None:
-            client.requests += 1
+            client.enter()
         if deadline:
             self._watch(call, deadline, now)
         channel.send(call)
@@ -248,7 +270,7 @@ class Service:
         if telling or load.seen:
             self._learn(call, response, now)
         if call.client is not None:
-            call.client.requests -= 1
+            call.client.leave()
         if self._idle is not None and not admission.inflight_requests:
             self._idle.set()
         try:
@@ -273,7 +295,7 @@ class Service:
         admission = self.admission
         admission.leave(call.load, call.payload_bytes)
         if call.client is not None:
-            call.client.requests -= 1
+            call.client.leave()
         if self._idle is not None and not admission.inflight_requests:
             self._idle.set()
 
@@ -370,6 +392,8 @@ class Service:
     def tick(self) -> None:
         """Ping the replicas; end what has taken longer than the gateway allows. Runs by itself every TICK_S."""
         self._peers.tick()
+        if self.clients is not None and self.clients.table is not None:
+            self.clients.table.beat(monotonic())
         before = monotonic() - self.limits.request_timeout_s
         for channel in self._peers.channels():
             for call in channel.calls():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from serving.access.identity import Quota
 from serving.access.settings import AccessSettings, JwtSettings, TlsSettings
 from serving.hosting import BatchPolicy, SequencePolicy, VersionPlan
 from serving.names import newest
@@ -26,7 +27,7 @@ from serving.spec.face import (
     WebhookFace,
 )
 from serving.spec.inherit import Inherited
-from serving.spec.security_face import AccessFace
+from serving.spec.security_face import AccessFace, QuotaFace
 from serving.spec.traffic import points
 from serving.spec.version_policy import served
 from serving.state import GatewayLimits
@@ -52,14 +53,20 @@ def settings(engine: EngineFace) -> EngineSettings:
 def _access(face: AccessFace) -> AccessSettings:
     jwt = face.jwt
     if jwt is None:
-        return AccessSettings(face.enabled)
+        return AccessSettings(face.enabled, quota=_quota(face.quota))
     audiences = (jwt.audience,) if isinstance(jwt.audience, str) else tuple(jwt.audience)
     return AccessSettings(
         face.enabled,
         JwtSettings(
-            jwt.jwks, jwt.issuer, audiences, tuple(jwt.algorithms), jwt.role_claim, dict(jwt.roles), jwt.name_claim, jwt.clock_skew_s
+            jwt.jwks, jwt.issuer, audiences, tuple(jwt.algorithms), jwt.role_claim, dict(jwt.roles), jwt.name_claim, jwt.clock_skew_s,
+            {name: _quota(quota) for name, quota in jwt.quotas.items()},
         ),
-    )
+        _quota(face.quota),
+    )  # fmt: skip
+
+
+def _quota(face: QuotaFace) -> Quota:
+    return Quota(face.requests_per_s, face.burst, face.inflight_requests)
 
 
 def route(name: str, model: ModelFace) -> Route:

@@ -14,6 +14,16 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
+class QuotaFace(Face):
+    """What one caller may ask of the engine, of all its gateways together; one request more gets a 429."""
+
+    requests_per_s: float = Field(default=0.0, ge=0, le=1e6, description="Predictions in a second. 0: no limit.", examples=[100])
+    burst: int = Field(
+        default=0, ge=0, le=1_000_000, description="Predictions that may come at once after a pause. 0: those of one second."
+    )
+    inflight_requests: int = Field(default=0, ge=0, le=1_000_000, description="Predictions under way. 0: no limit.")
+
+
 class JwtFace(Face):
     """JSON Web Tokens of one issuer, checked without asking it: its public keys lie in a file."""
 
@@ -39,6 +49,11 @@ class JwtFace(Face):
     )
     name_claim: Name = Field(default=_jwt.name_claim, description="Claim that names whom the token is for; events show it.")
     clock_skew_s: float = Field(default=_jwt.clock_skew_s, ge=0, le=600, description="By how many seconds clocks may differ.")
+    quotas: dict[str, QuotaFace] = Field(
+        default_factory=dict,
+        description="What those may ask whose role claim has one of these names; who has several has the widest.",
+        examples=[{"ml-team": {"requests_per_s": 500}}],
+    )
 
 
 class AccessFace(Face):
@@ -46,6 +61,10 @@ class AccessFace(Face):
 
     enabled: bool = Field(default=False, description="true: predictions and the control API ask for a key or a token.")
     jwt: JwtFace | None = Field(default=None, description="Tokens that are taken beside the engine's own keys.")
+    quota: QuotaFace = Field(
+        default_factory=QuotaFace,
+        description="What each caller may ask that has no quota of its own: a key made without one, a token whose names have none.",
+    )
 
 
 class TlsFace(Face):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.access.credential import token_of
 from serving.access.door import Door
-from serving.access.identity import Grant, Identity, Role
+from serving.access.identity import Grant, Identity, Quota, Role
 from serving.access.key import KeyHash, digest_of, new_key, parts_of
 from serving.access.settings import AccessRules, AccessSettings, JwtSettings
 from serving.access.token import public_keys
@@ -124,6 +126,32 @@ def test_a_role_includes_those_below_it_for_its_models() -> None:
         identity.demand(Role.predictor, "resnet")
     with pytest.raises(PermissionDenied, match="needs the role deployer for all models"):
         identity.demand_all(Role.deployer)
+
+
+def test_quotas_come_from_the_key_the_names_in_a_token_or_hold_for_all() -> None:
+    assert RULES.jwt is not None
+    jwt = replace(
+        RULES.jwt, roles={}, quotas={"viewer": Quota(10.0, 5), "deployer": Quota(100.0, 0, 2), "admin": Quota(inflight_requests=4)}
+    )
+    own, plain = new_key(), new_key()
+    keys = (KeyHash(own[1], own[2], "own", ("viewer",), requests_per_s=3.0), KeyHash(plain[1], plain[2], "plain", ("viewer",)))
+    rules = replace(RULES, keys=keys, jwt=jwt, quota=Quota(7.0))
+    assert AccessRules.from_json(json.loads(json.dumps(rules.to_json()))) == rules
+    door = Door(rules)
+
+    def quota(shown: str) -> Quota:
+        return door.identify({b"authorization": f"Bearer {shown}".encode()}, NOW).quota
+
+    assert quota(own[0]) == Quota(3.0)
+    assert quota(plain[0]) == Quota(7.0)
+    assert quota(token(roles=["viewer"])) == Quota(10.0, 5)
+    # of several the widest, and no limit is the widest
+    assert quota(token(roles=["viewer", "deployer"])) == Quota(100.0, 5)
+    assert quota(token(roles=["admin", "deployer"])) == Quota(0.0, 0, 4)
+    assert quota(token(roles=["approver"])) == Quota(7.0)
+    assert rules.limits
+    assert not RULES.limits
+    assert not replace(RULES, jwt=replace(RULES.jwt, quotas={"a": Quota(burst=1)})).limits
 
 
 def test_rules_and_settings_cross_as_json() -> None:

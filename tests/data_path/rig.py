@@ -23,7 +23,7 @@ from serving.gateway.server import GatewayServer
 from serving.hosting import HostPlan
 from serving.replica.host import ReplicaHost
 from serving.routing import PLAIN, Route, RouteTable, Traffic
-from serving.state import DESK_SOCKET, GatewayLimits, GatewayState
+from serving.state import DESK_SOCKET, GatewayLimits, GatewayState, quota_file
 from serving.wishes import Wishes
 
 
@@ -63,6 +63,7 @@ class Member:
     def open(self) -> None:
         """Take a slot and accept. Not before the replicas are known: from now on clients come."""
         self.claim: SlotClaim = self._path.do(SlotClaim.claim(self._path.run_dir, self.name))
+        self.server.take_lane(self.claim.slot)
         for listener in self.claim.listeners:
             self.server.listen(listener)
         loop = self._path.loop
@@ -256,3 +257,4 @@ class DataPath:
         self._thread.join()
         self.loop.close()
         shutil.rmtree(self.run_dir)
+        quota_file(self.run_dir).unlink(missing_ok=True)

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
+from serving.access.key import KeyHash, new_key
+from serving.access.settings import AccessRules
 from serving.state import GatewayLimits
 
 from .models import plan
@@ -46,3 +49,22 @@ def test_each_request_of_a_stream_counts(node: DataPath) -> None:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         answers = list(stub.ModelStreamInfer(iter([CALL] * 3), metadata=[("x-client", "three")], timeout=60))
         assert [bool(answer.error_message) for answer in answers] == [False, False, True]
+
+
+def test_a_key_has_its_quota_once_however_many_gateways_there_are(tmp_path: Path) -> None:
+    key, number, digest = new_key()
+    path = DataPath()
+    path.access = AccessRules((KeyHash(number, digest, "ci", ("predictor",), requests_per_s=1 / 3600, burst=5),))
+    try:
+        path.replica(plan(tmp_path, path.gate), "r1")
+        for name in "abc":
+            path.gateway(name)
+        body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+        status = [
+            httpx.post(f"http://{path.rest}/v2/models/echo_fp32/infer", json=body, headers={"x-api-key": key}).status_code
+            for _ in range(12)
+        ]
+        assert sorted(status) == [200] * 5 + [429] * 7
+        assert path.faults() == []
+    finally:
+        path.close()

@@ -51,10 +51,11 @@ def test_a_refusal_says_when_to_come_again() -> None:
 def test_requests_under_way_are_bounded() -> None:
     door = limits(inflight=2)
     client = door.ask(b"a", 1.0)
-    client.requests = 2
+    client.enter()
+    client.enter()
     with pytest.raises(TooManyRequests, match="this client has 2 requests under way, of at most 2"):
         door.ask(b"a", 1.0)
-    client.requests -= 1
+    client.leave()
     assert door.ask(b"a", 1.0) is client
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from serving.access.identity import Quota
 from serving.access.settings import AccessSettings, JwtSettings, TlsSettings
 from serving.plan import EngineSettings
 from serving.spec import InvalidSpec, Source, parse
@@ -43,6 +45,15 @@ def test_tokens_of_an_issuer(folder: Path) -> None:
     found = settings(folder, text)
     assert found.access == AccessSettings(True, jwt)
     assert EngineSettings.from_json(found.to_json()) == found
+
+
+def test_quotas_of_callers_and_of_names_in_tokens(folder: Path) -> None:
+    jwt = "jwt: {jwks: idp.json, issuer: i, audience: a, quotas: {team: {requests_per_s: 5.5, burst: 7}}}"
+    found = settings(folder, f"access: {{enabled: true, quota: {{inflight_requests: 3}}, {jwt}}}\n").access
+    assert found.quota == Quota(inflight_requests=3)
+    assert found.jwt is not None
+    assert found.jwt.quotas == {"team": Quota(5.5, 7)}
+    assert AccessSettings.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_settings_of_an_older_release_have_neither() -> None:
