@@ -45,11 +45,13 @@ class JwtSettings:
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """Whether the engine asks who somebody is, and whose tokens it takes beside its own keys. quota: of who has none of their own."""
+    """Whether the engine asks who somebody is, and whose tokens it takes beside its own keys. quota: of who has none of their own.
+    approval: models, with * and ? as wildcards, whose changes wait until an approver agrees."""
 
     enabled: bool = False
     jwt: JwtSettings | None = None
     quota: Quota = NO_QUOTA
+    approval: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +59,8 @@ class AccessSettings:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         jwt = value.get("jwt")
-        return cls(value["enabled"], None if jwt is None else JwtSettings.from_json(jwt), Quota(**value.get("quota", {})))
+        quota, approval = Quota(**value.get("quota", {})), tuple(value.get("approval", ()))
+        return cls(value["enabled"], None if jwt is None else JwtSettings.from_json(jwt), quota, approval)
 
 
 @dataclass(frozen=True, slots=True)

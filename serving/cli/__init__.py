@@ -3,7 +3,8 @@
 A command module has `register(app)`, which hangs its commands on the app; the table below says which commands exist, and where. Only
 the module of the command that is asked for is loaded: all of them together take a second (the load tester, numpy, the spec).
 Exit codes, the same for every command: 0 it is as you asked, 1 it is not (an invalid file, a model that does not start, an engine
-that does not answer), 2 the command line itself was wrong, 3 (`plan` and `diff` only) there is something to change.
+that does not answer), 2 the command line itself was wrong, 3 (`plan` and `diff` only) there is something to change, 4 (`apply`
+and `delete`) the change waits for an approval.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from serving.cli import credentials
 
 COMMANDS = {
     "up": "up", "plan": "plan", "diff": "plan", "apply": "control", "status": "control", "delete": "control", "down": "control",
+    "approvals": "approvals", "approve": "approvals", "reject": "approvals",
     "history": "record", "rollback": "record", "events": "record", "kpis": "record",
     "backup": "backup", "restore": "backup", "keys": "keys", "certs": "certs",
     "validate": "validate", "schema": "schema", "bench": "bench",

@@ -18,6 +18,8 @@ from serving.cli.saved_plan import SavedPlan
 
 DEFAULT_URL = "http://127.0.0.1:8003"
 POLL_S = 0.25
+WAITS = 4
+"""Exit code of a change that waits for an approval."""
 AWAY_S = 30.0
 """How long a controller may be away, once it has taken an order: a killed one is back after some seconds, and goes on with it."""
 Reason = Annotated[str, typer.Option(help="Why; kept with the revision and its events.")]
@@ -43,6 +45,7 @@ def apply(
 ) -> None:
     """Bring a running engine to what the files declare. Models that they do not name stay as they are.
 
+    Where `access.approval` names a model of them, nothing happens until somebody else agrees: exit code 4, and `serving approve`.
     A saved plan is refused when the engine, or a file of a model in it, is no longer what it was when the plan was made.
     """
     if len(files) == 1 and (saved := SavedPlan.read(files[0])):
@@ -53,6 +56,7 @@ def apply(
     names = ", ".join(str(f) for f in files)
     order |= {"author": author or user_name(), "reason": reason or f"apply {names}"}
     answer = ask("POST", url, "/api/apply", json=order)
+    _wait_for_approval(answer)
     follow(url, answer["revision"], timeout, {route[0] for route in order["target"]["routes"]["routes"]})
 
 
@@ -77,6 +81,7 @@ def delete(
     """End a model: its endpoint at once, its replicas when they have answered what they have."""
     words = urlencode({"author": author or user_name(), "reason": reason})
     answer = ask("DELETE", url, f"/api/models/{model}?{words}")
+    _wait_for_approval(answer)
     follow(url, answer["revision"], timeout)
 
 
@@ -130,6 +135,13 @@ def follow(url: str, revision: int, timeout_s: float, models: Collection[str] = 
     if failed := [key for key in answer["failed"] if key.split("/")[0] in models]:
         goes_on = [f"{model} is answered by version {v}" for model, v in answer["answering"].items() if model in models]
         fail("; ".join([f"failed: {', '.join(failed)}", *goes_on]))
+
+
+def _wait_for_approval(answer: dict[str, Any]) -> None:
+    """End the command with WAITS where somebody else has to agree first."""
+    if waits := answer.get("approval"):
+        say(f"plan {waits['number']} waits for an approval ({', '.join(waits['models'])}): serving approve {waits['number']}")
+        raise typer.Exit(WAITS)
 
 
 def _only_failed_are_left(answer: dict[str, Any], models: Collection[str]) -> bool:

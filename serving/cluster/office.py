@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from serving.cluster import directory
 from serving.cluster.ray_cluster import GATEWAYS, RayCluster
 from serving.cluster.shell import enter
-from serving.control import backup_api, keys_api, kpis, plan_api, record_api
+from serving.control import approval_api, backup_api, keys_api, kpis, plan_api, record_api
 from serving.control.api import ApiServer, create_app
+from serving.control.approval import Approvals, refuse_at_once
 from serving.control.controller import Controller
 from serving.control.desk import Desk
 from serving.control.guard import Guard
@@ -60,11 +62,17 @@ class Office:
             backup_api.router(store, Path(told.state_dir)),
             keys_api.router(self._runner, keyring),
         ]
+
+        def check(model: str, goal: Target) -> None:
+            record_api.check(model, goal, self._runner.world()[1], changed, "as it was planned")
+
+        approvals = Approvals(self._runner, store, clock.now, check, keyring.settle)
+        routers.append(approval_api.router(self._runner, approvals, about))
         guard = Guard(keyring, lambda: self._runner.target.settings)
-        app = create_app(self._runner, _parse, down.touch, about, routers, guard)
+        app = create_app(self._runner, _parse, down.touch, about, routers, guard, approvals)
         self._api = ApiServer(app, told.host, told.control_port, told.certificate)
         source = ModelFiles(map(Path, told.repositories), Path(told.state_dir) / SENT)
-        models = ModelControl(self._runner, source, told.model_control == "explicit")
+        models = ModelControl(self._runner, source, told.model_control == "explicit", refuse=partial(refuse_at_once, approvals))
         self._desk = Desk(Path(told.run_dir) / DESK_SOCKET, {**models.handlers, **handlers(self._runner)})
         self._api.start()
         self._runner.start()

@@ -10,6 +10,7 @@
 
 A change is answered with its revision and the status. With wait_s it is answered when everything is settled: every gateway has
 the new routes, every version is ready or has failed. A browser's request from another site changes nothing (403).
+A change that somebody has to approve is kept and answered 202 (approval_api.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ from starlette.exceptions import HTTPException
 
 from serving.access.credential import CHALLENGE
 from serving.control.acceptance import Act
+from serving.control.approval import Approvals
 from serving.control.author import author_of, identity_of
 from serving.control.edit import Conflict, merged, without
 from serving.control.guard import Guard, permitted
@@ -76,9 +78,10 @@ def create_app(
     about: dict[str, Any],
     routers: Sequence[APIRouter] = (),
     guard: Guard | None = None,
+    approvals: Approvals | None = None,
 ) -> FastAPI:
     """Return the ASGI application. `about` is added to every status; `down` is to end the engine soon, not at once;
-    `guard` looks who asks."""
+    `guard` looks who asks, `approvals` which changes wait; such a one is answered 202, with "approval" and the revision that goes on."""
     app = FastAPI(title="serving", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     if guard is not None:
         app.middleware("http")(_identified(guard))
@@ -87,7 +90,17 @@ def create_app(
     app.exception_handler(RequestValidationError)(_validation_error)
     app.exception_handler(HTTPException)(_http_error)
 
-    def answer(revision: int, wait_s: float) -> dict[str, Any]:
+    def change(
+        request: Request, response: Response, edit: Callable[[Target], Target], act: Act, wait_s: float, again: Collection[str] = ()
+    ) -> dict[str, Any]:
+        identity = identity_of(request)
+        if approvals is None:
+            revision, waits = runner.change(permitted(identity, edit), act, again), None
+        else:
+            revision, waits = approvals.change(identity, permitted(identity, edit), act, again)
+        if waits is not None:
+            response.status_code = 202
+            return {**about, **runner.status.to_json(), "revision": revision, "approval": waits.told()}
         status = runner.wait(revision, wait_s) if wait_s else runner.status
         return {**about, **status.to_json(), "revision": revision}
 
@@ -105,7 +118,7 @@ def create_app(
         return runner.target.to_json()
 
     @app.post("/api/apply")
-    def apply(order: Apply, request: Request) -> dict[str, Any]:
+    def apply(order: Apply, request: Request, response: Response) -> dict[str, Any]:
         new = target_of(order.target, order.files, parse)
         texts = tuple(YamlText(f.name, f.text) for f in order.files or order.texts)
         act = Act(author_of(request, order.author), order.reason, "apply", texts)
@@ -115,14 +128,12 @@ def create_app(
                 raise Conflict("the engine is no longer what the plan was made against; make a new one")
             return new if order.replace else merged(now, new)
 
-        revision = runner.change(permitted(identity_of(request), edit), act, new.routes.routes)
-        return answer(revision, order.wait_s)
+        return change(request, response, edit, act, order.wait_s, new.routes.routes)
 
     @app.delete("/api/models/{name}")
-    def delete(name: str, request: Request, wait_s: Wait = 0.0, author: str = "", reason: str = "") -> dict[str, Any]:
+    def delete(name: str, request: Request, response: Response, wait_s: Wait = 0.0, author: str = "", reason: str = "") -> dict[str, Any]:
         act = Act(author_of(request, author), reason or f"delete {name}", "delete")
-        revision = runner.change(lambda now: without(now, name), act)
-        return answer(revision, wait_s)
+        return change(request, response, lambda now: without(now, name), act, wait_s)
 
     @app.post("/api/down")
     def stop(_: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:

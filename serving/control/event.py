@@ -5,6 +5,7 @@ in later shows (`verify`). Whoever can write the file can make the whole chain a
 receiver has every hash) tells that, too. Kinds are words with dots:
 
     apply delete rollback restore settings             a change that was accepted; `model` says of what, `who` and `why` by whom
+    approval.asked approval.given approval.refused     changes that wait until somebody else agrees
     traffic live                                       all gateways have a route; another version, or other contents, holds the endpoint
     version.ready version.failed version.down version.stopped
     replica.lost replica.back gateways                 processes that went or came without having been asked to

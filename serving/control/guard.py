@@ -41,7 +41,12 @@ def need(method: str, path: str) -> tuple[Role, str, bool]:
     match method, parts:
         case _, ["api", "keys", *_]:
             return Role.admin, "", True
-        case "GET" | "HEAD", ["api", "target" | "revisions", *_]:
+        case "POST", ["api", "approvals", _, "approve"]:
+            return Role.approver, "", False
+        case "POST", ["api", "approvals", _, "reject"]:
+            # who has asked may withdraw it
+            return Role.deployer, "", False
+        case "GET" | "HEAD", ["api", "target" | "revisions", *_] | ["api", "approvals", _]:
             # whole files, with the URLs of webhooks
             return Role.deployer, "", False
         case "GET" | "HEAD", _:

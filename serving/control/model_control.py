@@ -62,14 +62,22 @@ class ModelSource(Protocol):
         """Forget the files of clients that are none of these artefacts."""
 
 
+def _nothing(_: str) -> None:
+    """Every model may be changed at once."""
+
+
 class ModelControl:
     """allowed: whether clients may load and unload. `handlers` are those of the desk; they run in its worker threads."""
 
-    def __init__(self, runner: Runner, source: ModelSource, allowed: bool, done_s: float = DONE_S) -> None:
+    def __init__(
+        self, runner: Runner, source: ModelSource, allowed: bool, done_s: float = DONE_S, refuse: Callable[[str], None] = _nothing
+    ) -> None:
+        """refuse(model): raises where a change of the model is not to be made at once."""
         self._runner = runner
         self._source = source
         self._allowed = allowed
         self._done_s = done_s
+        self._refuse = refuse
         self._turns = [threading.Lock() for _ in range(_AT_ONCE)]
         """One change of a model at a time."""
         self._failed: dict[str, dict[str, str]] = {}
@@ -148,6 +156,7 @@ class ModelControl:
         if "/" in name or "\\" in name or ".." in name:
             raise InvalidArgument(TRAVERSAL)
         model_name(name)
+        self._refuse(name)
 
     def _turn(self, name: str) -> threading.Lock:
         return self._turns[hash(name) % _AT_ONCE]

@@ -70,7 +70,7 @@ def router(runner: Runner, store: Store, changed: Changed, about: dict[str, Any]
     def rollback(name: str, order: Rollback, request: Request) -> dict[str, Any]:
         goal = history.way_back(store, name, order.to)
         _, world = runner.world()
-        _check(name, goal.target, world, changed, goal.number)
+        check(name, goal.target, world, changed, f"as it was in revision {goal.number}")
         act = Act(author_of(request, order.author), order.reason or f"back to revision {goal.number}", "rollback", goal.files)
         number = runner.change(lambda now: with_part(now, goal.target, name), act, [name])
         status = runner.wait(number, order.wait_s) if order.wait_s else runner.status
@@ -95,10 +95,10 @@ def router(runner: Runner, store: Store, changed: Changed, about: dict[str, Any]
     return routes
 
 
-def _check(model: str, goal: Target, world: World, changed: Changed, number: int) -> None:
+def check(model: str, goal: Target, world: World, changed: Changed, how: str) -> None:
     """Raise Conflict where a version that has to be started is no longer what it was. What runs still needs no file."""
     for deployment in part(goal, model).deployments:
         running = world.deployments.get(deployment.key)
         warm = running is not None and running.ready and code_version(running.asked) == code_version(deployment)
         if not warm and (wrong := changed(deployment)):
-            raise Conflict(f"{deployment.key} cannot be started as it was in revision {number}: {wrong}")
+            raise Conflict(f"{deployment.key} cannot be started {how}: {wrong}")

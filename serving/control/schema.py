@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Column as C
 from sqlalchemy import Float, Index, Integer, MetaData, String, Table, Text
 
-HEAD = "0003"
+HEAD = "0004"
 """A database with this in `alembic_version` has exactly these tables."""
 
 metadata = MetaData()
@@ -41,5 +41,13 @@ access_keys = Table(
     C("name", String, nullable=False),
     C("body", Text, nullable=False),
     C("revoked", Float, nullable=False),
+)
+approvals = Table(
+    "approvals",
+    metadata,
+    C("number", Integer, primary_key=True, autoincrement=True),
+    C("state", String, nullable=False),
+    C("body", Text, nullable=False),
+    sqlite_autoincrement=True,
 )
 version = Table("alembic_version", metadata, C("version_num", String(32), primary_key=True))

@@ -17,16 +17,17 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, create_engine, event, insert, inspect, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError
 
 from serving.control import journal, schema
+from serving.control.approval import Approval
 from serving.control.event import Event, Filter, Recorded, Verdict, verify
 from serving.control.keyring import StoredKey
 from serving.control.ports import Revision, YamlText
@@ -116,6 +117,28 @@ class SqliteStore:
         with self._writing() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
             journal.append(connection, events, at)
+
+    def approvals(self, state: str = "") -> list[Approval]:
+        """Return the changes that wait or have waited for an approval, oldest first; `state`: those in it."""
+        statement = select(schema.approvals).order_by(schema.approvals.c.number)
+        if state:
+            statement = statement.where(schema.approvals.c.state == state)
+        with self._reading() as connection:
+            rows = connection.execute(statement).all()
+        return [replace(Approval.from_json(json.loads(row.body)), number=row.number) for row in rows]
+
+    def put_approval(self, approval: Approval, events: Iterable[Event], at: float) -> Approval:
+        """Keep one under its number, or a new one where that is 0, and record the events."""
+        table, row = schema.approvals, {"state": approval.state, "body": json.dumps(approval.to_json())}
+        with self._writing() as connection:
+            if approval.number:
+                connection.execute(update(table).where(table.c.number == approval.number).values(**row))
+            else:
+                key = connection.execute(insert(table).values(**row)).inserted_primary_key
+                assert key is not None
+                approval = replace(approval, number=key[0])
+            journal.append(connection, events, at)
+        return approval
 
     def newest_event(self) -> int:
         """Return the number of the last event, 0 where there is none."""

@@ -96,8 +96,8 @@ class QuotaTable:
 
     def full_at(self, entry: int, now: float) -> float:
         """Return when the caller's bucket will be full, now where it is."""
-        charged = sum(_TIMES[self._lanes[0]](self._charged_bytes, entry * (8 * LANES)))
-        full_at = self._bases[entry] + charged
+        charged: float = sum(_TIMES[self._lanes[0]](self._charged_bytes, entry * (8 * LANES)))
+        full_at: float = self._bases[entry] + charged
         if full_at < now:
             self._bases[entry] = now - charged
             return now

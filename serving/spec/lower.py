@@ -53,7 +53,7 @@ def settings(engine: EngineFace) -> EngineSettings:
 def _access(face: AccessFace) -> AccessSettings:
     jwt = face.jwt
     if jwt is None:
-        return AccessSettings(face.enabled, quota=_quota(face.quota))
+        return AccessSettings(face.enabled, None, _quota(face.quota), tuple(face.approval))
     audiences = (jwt.audience,) if isinstance(jwt.audience, str) else tuple(jwt.audience)
     return AccessSettings(
         face.enabled,
@@ -62,6 +62,7 @@ def _access(face: AccessFace) -> AccessSettings:
             {name: _quota(quota) for name, quota in jwt.quotas.items()},
         ),
         _quota(face.quota),
+        tuple(face.approval),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from serving.spec.strict import Face
 
 _jwt = JwtSettings()
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\-]{1,128}$")]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
@@ -61,6 +62,13 @@ class AccessFace(Face):
 
     enabled: bool = Field(default=False, description="true: predictions and the control API ask for a key or a token.")
     jwt: JwtFace | None = Field(default=None, description="Tokens that are taken beside the engine's own keys.")
+    approval: list[Pattern] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Models, with * and ? as wildcards, whose changes wait until somebody else with the role approver agrees: "
+        "`serving approvals`, `approve`, `reject`. Only while access is on; rollbacks do not wait.",
+        examples=[["digits", "prod-*"]],
+    )
     quota: QuotaFace = Field(
         default_factory=QuotaFace,
         description="What each caller may ask that has no quota of its own: a key made without one, a token whose names have none.",

@@ -56,6 +56,11 @@ def test_quotas_of_callers_and_of_names_in_tokens(folder: Path) -> None:
     assert AccessSettings.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
+def test_models_whose_changes_need_an_approval(folder: Path) -> None:
+    assert settings(folder, "access: {enabled: true, approval: [digits, prod-*]}\n").access.approval == ("digits", "prod-*")
+    assert "access.approval[0]" in problems(folder, "access: {approval: ['a b']}\n")[0]
+
+
 def test_settings_of_an_older_release_have_neither() -> None:
     old = EngineSettings().to_json()
     del old["access"], old["tls"]
