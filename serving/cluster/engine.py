@@ -17,7 +17,9 @@ from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
 from serving.cluster.serve_api import Application, ApplicationSeen
 from serving.cluster.session import Session
 from serving.control.acceptance import Act, accept
+from serving.control.backup import COPIES, from_copies
 from serving.control.event import Event
+from serving.control.ports import Revision
 from serving.control.store import SqliteStore
 from serving.errors import Internal, InvalidArgument, Unavailable
 from serving.plan import Target, key_of_app
@@ -84,9 +86,20 @@ def _target(session: Session) -> Target:
             if latest is None:
                 lost = f" ({store.recovered})" if store.recovered else ""
                 raise InvalidArgument(f"nothing to serve: no file was given, and {boot.state_dir} has no earlier revision{lost}")
-            return latest.target
+            return _with_files(session, store, latest)
         accept(store, latest, given, Act(boot.author, "up", "apply", boot.files()), time.time())
         return given
+
+
+def _with_files(session: Session, store: SqliteStore, latest: Revision) -> Target:
+    """Return the target of the newest revision; models whose files are gone run from the copies that a restore has laid out."""
+    boot = session.boot
+    target, moved = from_copies(latest.target, Path(boot.state_dir) / COPIES)
+    if moved:
+        act = Act(boot.author, "files of models are gone; copies of a backup are there", "restore", latest.files)
+        number = accept(store, latest, target, act, time.time()).number
+        session.say(f"files of {', '.join(moved)} are gone: copies from {Path(boot.state_dir) / COPIES} are taken (revision {number})")
+    return target
 
 
 class Engine:

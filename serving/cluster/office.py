@@ -13,6 +13,7 @@ from serving.cluster.shell import enter
 from serving.control import approval_api, backup_api, keys_api, kpis, plan_api, record_api
 from serving.control.api import ApiServer, create_app
 from serving.control.approval import Approvals, refuse_at_once
+from serving.control.backup import COPIES, from_copies
 from serving.control.controller import Controller
 from serving.control.desk import Desk
 from serving.control.guard import Guard
@@ -57,7 +58,7 @@ class Office:
         down = Path(told.run_dir) / DOWN
         about = {"urls": told.urls, "engine": told.engine}
         routers = [
-            record_api.router(self._runner, store, changed, about),
+            record_api.router(self._runner, store, changed, about, lambda t: from_copies(t, Path(told.state_dir) / COPIES)[0]),
             plan_api.router(self._runner, _parse),
             backup_api.router(store, Path(told.state_dir)),
             keys_api.router(self._runner, keyring),

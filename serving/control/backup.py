@@ -29,6 +29,8 @@ from serving.plan import DeploymentTarget, Target
 
 RELEASE = 1
 DATABASE, MANIFEST = "state.db", "manifest.json"
+COPIES = "artefacts"
+"""Folder in a restored state directory: SHA/NAME."""
 _LARGEST_MANIFEST = 64 << 20
 _CHUNK = 1 << 20
 
@@ -66,8 +68,8 @@ def write(store: SqliteStore, to: Path, at: float, artefacts: bool = False) -> d
 def restore(archive: Path, state_dir: Path, author: str, at: float) -> dict[str, Any]:
     """Put an archive into a state directory that has no state yet; return its manifest with what was done, in words ("said").
 
-    Models' files in the archive are laid into `state_dir/artefacts`, and where the originals are gone or others, a new revision
-    points there. Raises InvalidArgument where the archive is none or was changed, or the directory has a state.
+    Models' files in the archive are laid into `state_dir/artefacts`, and a new revision points there: what is restored depends on
+    no file outside. Raises InvalidArgument where the archive is none or was changed, or the directory has a state.
     """
     if (state_dir / DATABASE).exists() or (state_dir / COPY).exists():
         raise InvalidArgument(f"{state_dir} has a state already; give an empty directory")
@@ -87,12 +89,10 @@ def restore(archive: Path, state_dir: Path, author: str, at: float) -> dict[str,
         latest = store.latest()
         store.record([Event("restore", f"the state comes from a backup of revision {manifest['revision']}", who=author)], at)
         if latest is not None:
-            target, moved = _moved(latest.target, state_dir / "artefacts")
+            target, moved = from_copies(latest.target, state_dir / COPIES, everything=True)
             if moved:
                 act = Act(author, "files of models come from the backup", "restore", latest.files)
-                said.append(
-                    f"revision {accept(store, latest, target, act, at).number}: {', '.join(moved)} run from {state_dir / 'artefacts'}"
-                )
+                said.append(f"revision {accept(store, latest, target, act, at).number}: {', '.join(moved)} run from {state_dir / COPIES}")
     return {**manifest, "said": said}
 
 
@@ -140,13 +140,16 @@ def _lay(stream: IO[bytes], to: Path) -> str:
     return digest.hexdigest()
 
 
-def _moved(target: Target, folder: Path) -> tuple[Target, list[str]]:
-    """Return the target with paths into `folder` where a file is not what it was and the folder has it; and the keys of those versions."""
+def from_copies(target: Target, folder: Path, everything: bool = False) -> tuple[Target, list[str]]:
+    """Return the target with paths into `folder`, and the keys of the versions that have some.
+
+    A path is taken where the folder has the file with the recorded SHA-256, and the original is gone; with `everything` wherever it has.
+    """
     deployments, moved = [], []
     for d in target.deployments:
         paths = dict(zip(("artefact", "weights"), _files(d), strict=False))
-        there = {name: folder / sha / path.name for name, (path, sha) in paths.items() if not _same(path, sha)}
-        there = {name: path for name, path in there.items() if path.exists()}
+        there = {name: folder / sha / path.name for name, (path, sha) in paths.items() if everything or not path.exists()}
+        there = {name: path for name, path in there.items() if path.exists() and path != paths[name][0]}
         if there:
             artefact, weights = (str(there.get(name, was)) for name, was in (("artefact", d.plan.artefact), ("weights", d.plan.weights)))
             d = replace(d, plan=replace(d.plan, artefact=artefact, weights=weights))

@@ -44,8 +44,10 @@ class Rollback(BaseModel):
     wait_s: float = Field(0.0, ge=0, le=3600)
 
 
-def router(runner: Runner, store: Store, changed: Changed, about: dict[str, Any]) -> APIRouter:
-    """Return the routes. `about` is added to what a rollback answers, as to every status."""
+def router(
+    runner: Runner, store: Store, changed: Changed, about: dict[str, Any], find: Callable[[Target], Target] = lambda target: target
+) -> APIRouter:
+    """Return the routes. `about` is added to what a rollback answers, as to every status; `find` knows where files are that have gone."""
     routes = APIRouter()
 
     @routes.get("/api/history")
@@ -70,9 +72,10 @@ def router(runner: Runner, store: Store, changed: Changed, about: dict[str, Any]
     def rollback(name: str, order: Rollback, request: Request) -> dict[str, Any]:
         goal = history.way_back(store, name, order.to)
         _, world = runner.world()
-        check(name, goal.target, world, changed, f"as it was in revision {goal.number}")
+        wanted = find(goal.target)
+        check(name, wanted, world, changed, f"as it was in revision {goal.number}")
         act = Act(author_of(request, order.author), order.reason or f"back to revision {goal.number}", "rollback", goal.files)
-        number = runner.change(lambda now: with_part(now, goal.target, name), act, [name])
+        number = runner.change(lambda now: with_part(now, wanted, name), act, [name])
         status = runner.wait(number, order.wait_s) if order.wait_s else runner.status
         return {**about, **status.to_json(), "revision": number, "to": goal.number, "stable": goal.target.routes.routes[name].stable}
 

@@ -54,18 +54,20 @@ def made(tmp_path: Path, model: Path) -> Path:
 def test_what_was_saved_is_there_again_and_nothing_later(tmp_path: Path, made: Path, model: Path) -> None:
     backup.restore(made, tmp_path / "new", "bob", 9.0)
     with closing(SqliteStore(tmp_path / "new" / "state.db")) as store:
-        found = store.latest()
+        found = store.revision(1)
         assert found is not None
         assert (found.number, found.target, found.files) == (1, with_file(model), (YamlText("/x/mlp.yaml", "models: {}\n"),))
         assert store.recovered == ""
         assert store.verify().problem == ""
-        assert [r.event.kind for r in store.events(Filter())] == ["apply", "restore"]
+        assert [r.event.kind for r in store.events(Filter())] == ["apply", "restore", "restore"]
     assert (tmp_path / "new" / "state.db").stat().st_mode & 0o777 == 0o600
     assert [f.name for f in tmp_path.glob("new/restore-*")] == []
 
 
-def test_a_model_whose_file_is_gone_runs_from_the_backup(tmp_path: Path, made: Path, model: Path) -> None:
-    model.unlink()
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "still there"])
+def test_what_is_restored_runs_from_the_backup(tmp_path: Path, made: Path, model: Path, gone: bool) -> None:
+    if gone:
+        model.unlink()
     found = backup.restore(made, tmp_path / "new", "bob", 9.0)
     assert found["said"] == [f"revision 2: mlp/1 run from {tmp_path / 'new' / 'artefacts'}"]
     with closing(SqliteStore(tmp_path / "new" / "state.db")) as store:
@@ -74,6 +76,18 @@ def test_a_model_whose_file_is_gone_runs_from_the_backup(tmp_path: Path, made: P
         (d,) = latest.target.deployments
         assert Path(d.plan.artefact).read_text() == "class M: pass\n"
         assert (latest.author, d.plan.artefact) == ("bob", str(tmp_path / "new" / "artefacts" / d.digest / "model.py"))
+
+
+def test_a_file_that_goes_later_is_found_among_the_copies(tmp_path: Path, made: Path, model: Path) -> None:
+    backup.restore(made, tmp_path / "new", "bob", 9.0)
+    then, copies = with_file(model), tmp_path / "new" / backup.COPIES
+    assert backup.from_copies(then, copies) == (then, [])
+    model.unlink()
+    found, moved = backup.from_copies(then, copies)
+    assert moved == ["mlp/1"]
+    assert Path(found.deployments[0].plan.artefact).read_text() == "class M: pass\n"
+    assert backup.from_copies(found, copies) == (found, [])
+    assert backup.from_copies(then, tmp_path / "nowhere") == (then, [])
 
 
 def test_a_record_that_did_not_hold_is_restored_and_said(tmp_path: Path) -> None:
