@@ -102,6 +102,8 @@ def _print(found: dict[str, Any], offline: bool) -> None:
         print_table(["resource", "new ones take", "free now", "old ones give back", "cluster has"], rows)
     if found["changes"]:
         print_lines(["", f"restarts: {', '.join(found['restarts']) or 'none'}"])
+    if found.get("approval"):
+        print_lines([f"has to be approved by somebody else: {', '.join(found['approval'])}"])
     print_lines(f"does not fit: {u['key']} {u['reason']}" for u in found["unfit"])
 
 

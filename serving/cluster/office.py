@@ -59,7 +59,6 @@ class Office:
         about = {"urls": told.urls, "engine": told.engine}
         routers = [
             record_api.router(self._runner, store, changed, about, lambda t: from_copies(t, Path(told.state_dir) / COPIES)[0]),
-            plan_api.router(self._runner, _parse),
             backup_api.router(store, Path(told.state_dir)),
             keys_api.router(self._runner, keyring),
         ]
@@ -68,7 +67,7 @@ class Office:
             record_api.check(model, goal, self._runner.world()[1], changed, "as it was planned")
 
         approvals = Approvals(self._runner, store, clock.now, check, keyring.settle)
-        routers.append(approval_api.router(self._runner, approvals, about))
+        routers += [approval_api.router(self._runner, approvals, about), plan_api.router(self._runner, _parse, approvals.needed)]
         guard = Guard(keyring, lambda: self._runner.target.settings)
         app = create_app(self._runner, _parse, down.touch, about, routers, guard, approvals)
         self._api = ApiServer(app, told.host, told.control_port, told.certificate)

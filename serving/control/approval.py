@@ -110,6 +110,10 @@ class Approvals:
         access = self._settle(self._runner.target.settings.access)
         return access.enabled and bool(access.approval) and Grant(Role.approver, access.approval).covers(model)
 
+    def needed(self, before: Target, after: Target) -> list[str]:
+        """Return the models because of which this change would wait."""
+        return [name for name in changed_names(before, after) if name != SETTINGS and self.waits(name)]
+
     def change(
         self, identity: Identity | None, edit: Callable[[Target], Target], act: Act, again: Collection[str] = ()
     ) -> tuple[int, Approval | None]:
@@ -117,7 +121,7 @@ class Approvals:
 
         def checked(now: Target) -> Target:
             after = edit(now)
-            if identity is not None and any(map(self.waits, _changed(now, after))):
+            if identity is not None and self.needed(now, after):
                 raise _Waits(now, after)
             return after
 
@@ -193,7 +197,7 @@ class Approvals:
                     self._store.put_approval(replace(old, state=OVERTAKEN), (), self._now())
             if len(self._store.approvals(PENDING)) >= MAX_PENDING:
                 raise Conflict(f"{MAX_PENDING} plans wait for an approval already; approve or reject some first")
-            base = {name: _print_of(before, name) for name in _changed(before, after)}
+            base = {name: _print_of(before, name) for name in changed_names(before, after)}
             said = tuple(c.effect for c in effects(before, after).changes)
             draft = Approval(act.kind, act.author, act.reason, self._now(), after.to_json(), base, said, act.files)
             return self._store.put_approval(draft, [self._event(draft, "approval.asked", act.author, act.reason)], draft.at)
@@ -216,7 +220,7 @@ def refuse_at_once(approvals: Approvals, model: str) -> None:
         raise PermissionDenied(f"changes of '{model}' need an approval: ask for it with `serving apply` or `serving delete`")
 
 
-def _changed(before: Target, after: Target) -> list[str]:
+def changed_names(before: Target, after: Target) -> list[str]:
     """Return the models that differ, and SETTINGS where these do."""
     names = dict.fromkeys([*before.routes.routes, *after.routes.routes])
     found = [name for name in names if part(before, name) != part(after, name)]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serving.access.settings import AccessSettings
-from serving.control import approval_api, record_api
+from serving.control import approval_api, plan_api, record_api
 from serving.control.acceptance import Act
 from serving.control.api import create_app
 from serving.control.approval import Approvals, refuse_at_once
@@ -43,7 +43,11 @@ class Office:
         self.runner = Runner(Controller(EagerCluster(), self.store, clock, self.ring.rules))
         self.runner.change(lambda _: start(), Act("boss", "start"))
         self.approvals = Approvals(self.runner, self.store, clock.now, self._check, self.ring.settle)
-        routers = [record_api.router(self.runner, self.store, lambda _: "", {}), approval_api.router(self.runner, self.approvals, {})]
+        routers = [
+            record_api.router(self.runner, self.store, lambda _: "", {}),
+            approval_api.router(self.runner, self.approvals, {}),
+            plan_api.router(self.runner, lambda _: target(), self.approvals.needed),
+        ]
         guard = Guard(self.ring, lambda: self.runner.target.settings)
         app = create_app(self.runner, lambda _: target(), lambda: None, {"urls": {}}, routers, guard, self.approvals)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8003")
@@ -106,6 +110,12 @@ async def test_a_change_waits_until_somebody_else_agrees(office: Office) -> None
     again = await office.ask("lead", "POST", "/api/approvals/1/approve")
     assert (again.status_code, again.json()["error"]) == (409, "plan 1 does not wait any more: approved by lead")
     assert office.store.verify().problem == ""
+
+
+async def test_a_plan_says_that_it_has_to_be_approved(office: Office) -> None:
+    for keys, needed in ((("mlp/2", "echo/2"), ["mlp"]), (("echo/2",), []), (("prod-x/1",), ["prod-x"])):
+        planned = await office.ask("dev", "POST", "/api/plan", target=target(*keys).to_json())
+        assert planned.json()["approval"] == needed
 
 
 async def test_nobody_approves_their_own_and_a_role_is_for_its_models(office: Office) -> None:
