@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from serving.access.credential import CHALLENGE
 from serving.errors import DeadlineExceeded, DecodeError, Internal, ServingError, TooLarge, Unavailable
-from serving.gateway.body import MIN_BODY_RATE, BodySink, Discard, body_place, crowded, too_large
+from serving.gateway.body import MIN_BODY_RATE, BodySink, Discard, crowded, too_large
 from serving.gateway.chunked import MAX_CHUNKS, ChunkedDecoder
 from serving.gateway.client_limits import address_name
 from serving.gateway.head import MAX_CACHED_HEAD_BYTES, NO_HEAD, Head
@@ -253,13 +253,31 @@ class HttpConnection:
         self.since = self.host.now()
         self.waiting = "body"
         try:
-            sink = BodySink(self, body_place(self.host, length))
+            sink = BodySink(self, self.host, length, head.inference_header_length or 0)
         except Unavailable as error:
             self.fail(error, close=True)
             return
         sink.take(memoryview(data)[at:])
+        if not self.trusted:  # the edge's connections carry requests of all kinds
+            sink.expect(at, length)
         self._sink = sink
         self._swap(sink)
+
+    @property
+    def idle(self) -> bool:
+        """True while nothing of the next request has come."""
+        return not self.busy and not self._rest and self._chunked is None and self.waiting == "head"
+
+    def body_begins(self, prefix: bytes) -> tuple[int, int]:
+        """Take over the head of a request that goes straight into shared memory (`body.Receiver`)."""
+        start = prefix.find(b"\r\n\r\n") + 4
+        head = self._find_head(prefix[:start]) if start > 3 else None
+        if head is None or head.content_length <= 0 or head.expect_continue or head.action.refuses:
+            return 0, 0
+        self.head = head
+        self.since = self.host.now()
+        self.waiting = "body"
+        return start, head.content_length
 
     def body_grows(self, nbytes: int) -> bool:
         """Count bytes of a body in; False where there is no room for them: the request has been refused then."""
@@ -272,10 +290,18 @@ class HttpConnection:
         self.fail(crowded(host.limits), close=True)
         return False
 
-    def body_arrived(self, body: memoryview) -> None:
-        """The sink has all of the body."""
-        self._drop_body()
+    def body_arrived(self, body: memoryview, rest: bytes) -> None:
+        """The sink has all of the body. It stays the protocol: the next request is likely to be of the same kind."""
+        self.host.arriving_bytes -= self._arrived
+        self._arrived = 0
+        self._rest = rest
         self._dispatch(self.head, body)
+
+    def take_over(self, data: bytes) -> None:
+        """Something else has come than the sink was made for."""
+        self._sink = None
+        self._swap(self)
+        self.data_received(data)
 
     def _drop_body(self) -> None:
         """Forget the body that is on its way."""
