@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from hpack import Decoder, Encoder
 
@@ -109,11 +110,22 @@ class FakeServer:
             self.loop.run_forever()
         finally:
             self._listener.close()
+            self.loop.run_until_complete(self._end())
+            self.loop.close()
+
+    async def _end(self) -> None:
+        """Close every connection, also one that is being accepted at this moment."""
+        arriving: set[asyncio.Task[Any]] = set()
+        for _ in range(100):
             for transport in list(self._open):
                 transport.abort()
-            self.loop.run_until_complete(asyncio.sleep(0))
-            self.loop.run_until_complete(asyncio.sleep(0))
-            self.loop.close()
+            await asyncio.sleep(0)
+            arriving = asyncio.all_tasks() - {asyncio.current_task()}
+            if not self._open and not arriving:
+                return
+        for task in arriving:  # a handshake that nobody goes on with
+            task.cancel()
+        await asyncio.gather(*arriving, return_exceptions=True)
 
     def ask(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
         asked = Asked(len(self.asked), path, headers, body)

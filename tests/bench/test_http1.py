@@ -124,7 +124,7 @@ def test_a_refused_connection_is_an_error_and_is_tried_again() -> None:
 
 def test_no_answer_within_the_timeout() -> None:
     with FakeServer(lambda asked: Answer(silent=asked.number == 1)) as server:
-        recording = drive(server.address, "rest", [request()], few(5, timeout_s=0.2))
+        recording = drive(server.address, "rest", [request()], few(5, timeout_s=2.0))
     assert kinds(recording) == {"timeout": 1}
     assert recording.answers == 4
     assert server.connections == 2

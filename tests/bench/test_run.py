@@ -165,10 +165,10 @@ def test_windows_run_until_they_agree_and_only_the_first_warms_up(fake: FakeV2) 
     bench = Bench.open(scenario(fake, "rest", Asked("double"), load=load))
     phases: list[str] = []
     try:
-        runs, stability = bench.steady(load, lambda p: phases.append(p.phase), percent=50, within=1.0, at_most=3)
+        runs, stability = bench.steady(load, lambda p: phases.append(p.phase), percent=50, within=1.0, at_most=12)
     finally:
         bench.close()
-    assert (stability.stable, len(runs), len(stability.windows)) == (True, 3, 3)
+    assert (stability.stable, len(runs)) == (True, 3)
     assert [one.recording.answers for one in runs] == [20, 20, 20]
     assert "warming up" not in phases[phases.index("draining") :]
     result = bench.result(runs, load, datetime.now(UTC), stability=stability)

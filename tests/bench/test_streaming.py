@@ -88,8 +88,8 @@ def test_a_server_that_goes_away_is_an_error_and_not_a_crash() -> None:
 
 
 def test_a_request_that_times_out_does_not_spoil_the_next(fake: FakeV2) -> None:
-    fake.models["double"].pauses = [0.6]
-    load = Load(Closed(1), duration_s=0, max_requests=6, timeout_s=0.3, check_share=1.0)
+    fake.models["double"].pauses = [2.5]
+    load = Load(Closed(1), duration_s=0, max_requests=6, timeout_s=2.0, check_share=1.0)
     result = run(streams(fake.grpc, Asked("double"), load=load))
     assert (result.answers, result.errors) == (5, 1)
     assert set(result.errors_by_kind) == {"timeout"}

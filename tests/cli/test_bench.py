@@ -113,7 +113,7 @@ def test_a_scenario_file_with_options_beside_it(fake: FakeV2, tmp_path: Path) ->
 
 def test_windows_until_they_agree(fake: FakeV2, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    stable = ("--stable", "--stable-within", "1", "--windows", "3", "--stable-percentile", "90")
+    stable = ("--stable", "--stable-within", "1", "--windows", "12", "--stable-percentile", "90")
     done = call("run", "--url", fake.rest, "--model", "double", *QUICK, *stable, "--json", str(out), "--driver", "triton-aio")
     assert done.exit_code == 0, done.output
     assert json.loads(out.read_text())["stability"] == {

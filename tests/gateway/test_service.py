@@ -259,7 +259,7 @@ async def test_a_lost_call_waits_for_a_replica_to_appear() -> None:
 @on_uvloop
 async def test_a_lost_call_does_not_wait_for_ever() -> None:
     replica = FakeReplica()
-    async with Stage(replica, retry_wait_s=0.05) as stage:
+    async with Stage(replica, retry_wait_s=0.8) as stage:
         stage.submit()
         cancelled = stage.submit()
         await replica.wait(lambda: len(replica.seen) == 2)
@@ -318,7 +318,7 @@ async def test_a_deadline_that_is_over_is_refused_at_once() -> None:
 @on_uvloop
 async def test_no_call_outlives_the_bound_of_the_gateway() -> None:
     replica = FakeReplica()
-    async with Stage(replica, request_timeout_s=0.02) as stage:
+    async with Stage(replica, request_timeout_s=0.4) as stage:
         stage.submit()
         stage.submit(deadline=monotonic() + 1e6)
         await replica.wait(lambda: len(replica.seen) == 2)
