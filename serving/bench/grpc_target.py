@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.bench.target import ModelInfo, ServerAddress, ServerInfo, index_names, model_info, unknown_model
+from serving.bench.target import ModelInfo, ServerAddress, ServerInfo, index_names, model_info, unknown_asker, unknown_model
 from serving.errors import InvalidArgument, NotFound, ServingError, Unavailable
 from serving.protocol.schema import POOL
 
@@ -48,8 +48,9 @@ def credentials(address: ServerAddress) -> grpc.ChannelCredentials:
 class GrpcTarget:
     """See `target.Target`."""
 
-    def __init__(self, address: ServerAddress) -> None:
+    def __init__(self, address: ServerAddress, headers: tuple[tuple[str, str], ...] = ()) -> None:
         self.address = address
+        self._headers = headers
         self._server: ServerInfo | None = None
         if address.secure:
             self._channel = grpc.secure_channel(address.netloc, credentials(address), options=OPTIONS)
@@ -61,6 +62,7 @@ class GrpcTarget:
             try:
                 said = self._ask("ServerMetadata", {})
             except _Status as status:
+                self._admitted(status)
                 raise InvalidArgument(
                     f"{self.address.url} does not speak the Open Inference Protocol: ServerMetadata answered {status}"
                 ) from None
@@ -80,6 +82,7 @@ class GrpcTarget:
         except _Status as status:
             if status.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise unknown_model(name, version, status.words, self._models()) from None
+            self._admitted(status)
             raise Unavailable(f"{self.address.url} does not describe model '{name}': {status}") from None
         config = None
         if self.server().has("model_configuration"):
@@ -105,6 +108,10 @@ class GrpcTarget:
     def close(self) -> None:
         self._channel.close()
 
+    def _admitted(self, status: _Status) -> None:
+        if status.code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            raise unknown_asker(self.address, str(status)) from None
+
     def _models(self) -> list[str]:
         try:
             return index_names(self._ask("RepositoryIndex", {}))
@@ -120,7 +127,7 @@ class GrpcTarget:
 
     def _call(self, path: str, body: bytes, timeout_s: float, headers: tuple[tuple[str, str], ...] = ()) -> bytes:
         try:
-            return bytes(self._channel.unary_unary(path)(body, timeout=timeout_s, metadata=headers))
+            return bytes(self._channel.unary_unary(path)(body, timeout=timeout_s, metadata=self._headers + headers))
         except grpc.RpcError as error:
             code, words = error.code(), str(error.details() or "")
             if code is grpc.StatusCode.UNAVAILABLE and "connect" in words.lower():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from serving.bench import http2_frames as h2
 from serving.bench.http2_headers import AnswerHeaders, Fields
 from serving.bench.http2_stream import Stream
@@ -9,6 +11,24 @@ from serving.bench.request import BadAnswer
 from serving.bench.ticket import Ticket
 
 _LARGEST_BLOCK = 1 << 20
+_PREFIX = 5
+"""Bytes before a message of gRPC."""
+
+
+def around_data(template: Sequence[bytes]) -> tuple[tuple[bytes, ...], int, tuple[bytes, ...]] | None:
+    """Return what stands around the data of an answer: before it and in its first five bytes, its other bytes, behind it.
+
+    `template` is the answer, cut where the stream's number stands; both ends are cut so, too. None where the data are not in one frame.
+    """
+    found = [number for number, piece in enumerate(template[:-1], 1) if piece[-2] == h2.Frame.DATA]
+    if len(found) != 1:
+        return None
+    (number,) = found
+    size = int.from_bytes(template[number - 1][-5:-2], "big")
+    if size < _PREFIX:
+        return None
+    piece = template[number]
+    return (*template[:number], piece[:_PREFIX]), size - _PREFIX, (piece[size:], *template[number + 1 :])
 
 
 class Answers:
@@ -59,6 +79,7 @@ class Answers:
         if stream.template is not None and self._headers.stateless:
             ticket.good_parts = tuple(stream.template)
             ticket.good_data = stream.data_bytes
+            ticket.good_frame = around_data(stream.template)
 
     def _data(self, stream: Stream, head: bytes, payload: bytes) -> bool:
         if not stream.status:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from serving.bench import files
 from serving.bench.answers import AnswerCheck, Expected
-from serving.bench.encode import Order, Work, encode
+from serving.bench.encode import Header, Order, Work, encode
 from serving.bench.grpc_target import GrpcTarget
 from serving.bench.inputs import Array, Sample, batches, random_samples, settle
 from serving.bench.rest_target import RestTarget
 from serving.bench.scenario import Asked, Scenario
 from serving.bench.target import ModelInfo, ServerAddress, ServerInfo, Target
-from serving.errors import InvalidArgument, Unavailable
+from serving.errors import InvalidArgument, ServingError, Unavailable
 from serving.tensor import ANY, TensorSpec
+
+BINARY = "binary_tensor_data"
+"""The extension of a server that takes binary tensors over REST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,9 @@ class Prepared:
     warnings: list[str] = field(default_factory=list)
 
 
-def connect(address: ServerAddress) -> Target:
-    """Return the server at an address. Nothing is sent yet."""
-    return GrpcTarget(address) if address.protocol == "grpc" else RestTarget(address)
+def connect(address: ServerAddress, headers: tuple[Header, ...] = ()) -> Target:
+    """Return the server at an address; `headers` go with everything that it is asked. Nothing is sent yet."""
+    return GrpcTarget(address, headers) if address.protocol == "grpc" else RestTarget(address, headers)
 
 
 def prepare(scenario: Scenario, target: Target) -> Prepared:
@@ -51,10 +54,11 @@ def prepare(scenario: Scenario, target: Target) -> Prepared:
         models.append(info)
         samples = _samples(asked, info, scenario.load.seed)
         expected = _expected(asked, info, samples)
-        order = Order(info, asked.label, asked.encoding, scenario.headers, asked.outputs or tuple(s.name for s in info.outputs))
+        order = Order(info, asked.label, asked.encoding or "binary", scenario.headers, asked.outputs or tuple(s.name for s in info.outputs))
         made = [Work(order, s, e, asked.weight / len(samples)) for s, e in zip(samples, expected, strict=True)]
         if not scenario.streaming:
-            made = _tried(target, made, warnings)
+            may_change = asked.encoding is None and target.address.protocol == "rest" and not server.has(BINARY)
+            made = _tried(target, made, warnings) if not may_change else _tried_in_turn(target, made, warnings)
         works += made
     return Prepared(scenario, target.address, server, tuple(models), tuple(works), warnings)
 
@@ -106,12 +110,29 @@ def _declared(info: ModelInfo, spec: TensorSpec, sample: Sample) -> Expected:
     return Expected(spec.name, spec.dtype, shape)
 
 
+def _tried_in_turn(target: Target, works: list[Work], warnings: list[str]) -> list[Work]:
+    """Send binary tensors to a server that does not say that it takes them, and JSON where it refuses them."""
+    try:
+        return _tried(target, works, warnings)
+    except Unavailable:
+        raise
+    except ServingError as refused:
+        try:
+            made = _tried(target, [replace(work, order=replace(work.order, encoding="json")) for work in works], warnings)
+        except ServingError:
+            raise refused from None
+    warnings.append(
+        f"the server does not list the extension {BINARY} and refuses binary tensors: they travel as JSON (--encoding binary insists)"
+    )
+    return made
+
+
 def _tried(target: Target, works: list[Work], warnings: list[str]) -> list[Work]:
     """Send the first of some requests that differ in their numbers alone. What it shows of the answers holds for all."""
     work = works[0]
     model = work.order.info.name
     path, headers, body = encode(target.address, work.order, work.sample)
-    answer = target.infer(path, headers + work.order.headers, body)
+    answer = target.infer(path, headers, body)
     if target.address.protocol == "grpc":
         answer = bytes(5) + answer
     wrong = AnswerCheck(target.address.protocol, work.expected)(answer)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.bench.target import ModelInfo, ServerAddress, ServerInfo, index_names, model_info, unknown_model
+from serving.bench.target import ModelInfo, ServerAddress, ServerInfo, index_names, model_info, unknown_asker, unknown_model
 from serving.errors import InvalidArgument, NotFound, ServingError, Unavailable
 
 ASK_TIMEOUT_S = 10.0
@@ -33,7 +33,7 @@ def tls_context(address: ServerAddress) -> ssl.SSLContext:
 class RestTarget:
     """See `target.Target`."""
 
-    def __init__(self, address: ServerAddress) -> None:
+    def __init__(self, address: ServerAddress, headers: tuple[tuple[str, str], ...] = ()) -> None:
         self.address = address
         self._server: ServerInfo | None = None
         # No proxy of the environment: what is measured is the server.
@@ -42,7 +42,7 @@ class RestTarget:
             verify=tls_context(address) if address.secure else True,
             trust_env=False,
             timeout=ASK_TIMEOUT_S,
-            headers={"accept-encoding": "identity"},
+            headers=[("accept-encoding", "identity"), *headers],
         )
 
     def server(self) -> ServerInfo:
@@ -52,6 +52,7 @@ class RestTarget:
             if answer.status_code == 404:
                 answer = self._send("GET", f"{path}/")
             said = _json(answer)
+            self._admitted(answer)
             if answer.status_code != 200 or not isinstance(said, dict) or "name" not in said:
                 raise InvalidArgument(
                     f"{self.address.url} does not speak the Open Inference Protocol: GET {path} answered {answer.status_code}"
@@ -70,6 +71,7 @@ class RestTarget:
             self.server()  # tells apart "not this model" and "no such protocol"
             raise unknown_model(name, version, _error(answer), self._models())
         said = _json(answer)
+        self._admitted(answer)
         if answer.status_code != 200 or not isinstance(said, dict):
             raise Unavailable(f"{self.address.url} does not describe model '{name}': {answer.status_code} {_error(answer)}")
         config = None
@@ -94,6 +96,10 @@ class RestTarget:
 
     def close(self) -> None:
         self._client.close()
+
+    def _admitted(self, answer: httpx.Response) -> None:
+        if answer.status_code in (401, 403):
+            raise unknown_asker(self.address, f"{answer.status_code} {_error(answer)}")
 
     def _models(self) -> list[str]:
         try:

@@ -61,7 +61,7 @@ class Bench:
         """Connect to the server and prepare what is sent; see `prepare` for what this raises."""
         address = scenario.address()
         _check_driver(scenario)
-        target = connect(address)
+        target = connect(address, scenario.headers)
         try:
             prepared = prepare(scenario, target)
             tree = of_pid(scenario.pid) if scenario.pid else of_port(address.host, address.port)

@@ -25,6 +25,7 @@ class Asked:
     weight   its share of all requests, relative to the others'
     shapes   sizes of inputs that have any, by name, with or without the batch dimension
     input    file with inputs; None: random ones, `samples` different requests of them
+    encoding None: binary, or JSON where a server refuses that and does not list binary tensors among its extensions
     expect   file with the outputs that belong to the rows of `input`
     outputs  asked for by name; (): all
     """
@@ -37,7 +38,7 @@ class Asked:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     input: Path | None = None
     expect: Path | None = None
-    encoding: Encoding = "binary"
+    encoding: Encoding | None = None
     outputs: tuple[str, ...] = ()
     samples: int = 16
 

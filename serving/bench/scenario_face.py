@@ -45,7 +45,9 @@ class RequestFace(Face):
         default=None, description="File with inputs (.npy, .npz, .json, .parquet), relative to this file. Left out: random ones."
     )
     expect: Text | None = Field(default=None, description="File with the outputs that belong to the rows of `input`.")
-    encoding: Encoding = Field(default=_default(Asked, "encoding"), description="How tensors travel over REST.")
+    encoding: Encoding | None = Field(
+        default=_default(Asked, "encoding"), description="How tensors travel over REST; binary, unless the server has JSON only."
+    )
     outputs: list[Text] = Field(default_factory=list, description="Outputs to ask for. Empty: all.")
     samples: int = Field(default=_default(Asked, "samples"), ge=1, le=100_000, description="Different requests, at most.")
 

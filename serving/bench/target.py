@@ -125,7 +125,7 @@ class ModelInfo:
 
 
 class Target(Protocol):
-    """A server that answers. Every method raises Unavailable where it cannot be reached."""
+    """A server that answers to somebody with certain headers. Every method raises Unavailable where it cannot be reached."""
 
     address: ServerAddress
 
@@ -176,6 +176,11 @@ def unknown_model(name: str, version: str, words: str, known: list[str]) -> NotF
     near = nearest(name, known)
     among = f"did you mean '{near}'? " if near else ""
     return NotFound(f"{said}; {among}it has {', '.join(sorted(known)[:20])}")
+
+
+def unknown_asker(address: ServerAddress, words: str) -> InvalidArgument:
+    """Return the error for a server that does not let us in."""
+    return InvalidArgument(f"{address.url} wants another key than it was given ({words}): give --api-key KEY, or SERVING_API_KEY")
 
 
 def index_names(index: Any) -> list[str]:

@@ -25,11 +25,13 @@ class Ticket:
     good      the last whole answer that was found right, which drivers compare the next one with; HTTP/2 keeps it in parts, without
               the number of the stream, and counts the data in it. `good_whole` has the WINDOW_UPDATE that came before it, too, and
               what that adds to the window
+    good_frame  the same as it stands around one frame of data, for answers that hold other numbers: what comes before the data, with
+              the five bytes of gRPC; the length of the rest of the data; what comes behind
     """
 
     __slots__ = (
-        "_check", "_every", "_skip", "_tape", "answered", "good", "good_data", "good_parts", "good_whole", "number", "phase", "request",
-        "wire",
+        "_check", "_every", "_skip", "_tape", "answered", "good", "good_data", "good_frame", "good_parts", "good_whole", "number", "phase",
+        "request", "wire",
     )  # fmt: skip
 
     def __init__(self, request: Request, number: int, phase: Kind, tape: TapeWriter, check_share: float) -> None:
@@ -42,6 +44,7 @@ class Ticket:
         self.good_parts: tuple[bytes, ...] | None = None
         self.good_data = 0
         self.good_whole: tuple[tuple[bytes, ...], int] | None = None
+        self.good_frame: tuple[tuple[bytes, ...], int, tuple[bytes, ...]] | None = None
         self._tape = tape
         self._check: Check | None = request.check if check_share else None
         self._every = round(1 / check_share) if check_share else 0
@@ -64,6 +67,10 @@ class Ticket:
             return False
         self._skip = self._every - 1
         return True
+
+    def wants_body_again(self) -> None:
+        """Let the next `wants_body` say once more what the last one said: yes."""
+        self._skip = 0
 
     def trusts(self, checked: bool) -> bool:
         """True where an answer may become `good`: it was checked, or nothing is."""

@@ -33,6 +33,7 @@ from serving.errors import InvalidArgument, ServingError
 from serving.spec import InvalidSpec
 
 Arrival = Literal["constant", "poisson", "bursty", "ramp", "step", "recorded"]
+API_KEY_HELP = "Sent as a bearer token. Default: SERVING_API_KEY, which others cannot see."
 INPUT_HELP = ".npy, .npz, .json or .parquet. Default: random inputs."
 
 
@@ -52,7 +53,8 @@ def run(
     driver: Annotated[Driver | None, typer.Option(help="raw, or tritonclient, which is what clients feel. Default: raw.")] = None,
     streaming: Annotated[bool, typer.Option("--streaming", help="ModelStreamInfer instead of single calls (gRPC).")] = False,
     header: Annotated[list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="Sent with every request.")] = None,
-    tls_ca: Annotated[Path | None, typer.Option(exists=True, metavar="PEM", help="Authorities to trust.")] = None,
+    api_key: Annotated[str | None, typer.Option(metavar="KEY", help=API_KEY_HELP)] = None,
+    tls_ca: Annotated[Path | None, typer.Option(exists=True, metavar="PEM", help="Authorities to trust. Default: SERVING_CA.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(exists=True, metavar="PEM", help="Our certificate.")] = None,
     tls_key: Annotated[Path | None, typer.Option(exists=True, metavar="PEM", help="Its key.")] = None,
     tls_insecure: Annotated[bool, typer.Option("--tls-insecure", help="Take any certificate (REST).")] = False,
@@ -64,7 +66,7 @@ def run(
     input: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, metavar="FILE", help=INPUT_HELP)] = None,
     expect: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Outputs for its rows.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, metavar="N", help="Different requests, at most. Default: 16.")] = None,
-    encoding: Annotated[Encoding | None, typer.Option(help="How tensors travel over REST. Default: binary.")] = None,
+    encoding: Annotated[Encoding | None, typer.Option(help="How tensors travel over REST. Default: binary, if the server has it.")] = None,
     output: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Output to ask for. Default: all.")] = None,
     scenario: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, metavar="YAML", help="Options beside it win.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, metavar="N", help="Closed loop: N requests always under way.")] = None,

@@ -13,6 +13,7 @@ from uuid import uuid4
 import typer
 
 from serving.bench.compare import THRESHOLD, compare
+from serving.bench.dial import Tls
 from serving.bench.gate import Judgement
 from serving.bench.interleave import Side, interleave
 from serving.bench.report.page import comparison_page
@@ -20,6 +21,7 @@ from serving.bench.result import Result
 from serving.bench.run import Bench, Once, interrupts
 from serving.bench.scenario import Scenario
 from serving.bench.scenario_file import read_scenario
+from serving.cli.bench_options import tls, with_key
 from serving.cli.bench_progress import ProgressLine
 from serving.cli.bench_report import GateOption, HtmlOption, JunitOption, StrictOption, finish, judged, parse_gate, save, show_comparison
 from serving.cli.output import fail, print_lines, say
@@ -73,7 +75,8 @@ def ab(
 
 def _scenario(path: Path) -> Scenario:
     try:
-        return read_scenario(path)
+        scenario = read_scenario(path)
+        return replace(scenario, headers=with_key(scenario.headers), tls=tls({}) if scenario.tls == Tls() else scenario.tls)
     except InvalidSpec as invalid:
         print_lines(map(str, invalid.problems))
         raise typer.Exit(1) from None

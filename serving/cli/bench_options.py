@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from serving.bench.inputs import parse_shape
 from serving.bench.load import PLAIN_SETTINGS, Closed, Load, Open
 from serving.bench.scenario import Asked, Scenario
 from serving.bench.scenario_file import read_scenario, recorded_times
+from serving.cli import credentials
 from serving.errors import InvalidArgument
 
 WARM_UP_S = 1.0
@@ -40,10 +41,8 @@ class Options:
         changes = {name: given[name] for name in SCENARIO_NAMES if given[name]}
         requests = self._requests(base.requests)
         load = self._load(base.load)
-        tls = Tls(str(given["tls_ca"] or ""), str(given["tls_cert"] or ""), str(given["tls_key"] or ""), "", not given["tls_insecure"])
-        return replace(
-            base, **changes, requests=requests, load=load, tls=tls, headers=tuple(_header(text) for text in given["header"] or ())
-        )
+        headers = tuple(_header(text) for text in given["header"] or ())
+        return replace(base, **changes, requests=requests, load=load, tls=tls(given), headers=with_key(headers, given["api_key"] or ""))
 
     def _requests(self, base: Sequence[Asked]) -> tuple[Asked, ...]:
         given = self.given
@@ -104,6 +103,21 @@ class Options:
                 return Ramp(given["ramp_from"], rate, given["ramp_over"])
             case _:
                 return Poisson(rate)
+
+
+def tls(given: Mapping[str, Any]) -> Tls:
+    """Return what to trust and to show: the options, else what the whole command line has (SERVING_CA and the like)."""
+    names = (("ca", "ca"), ("cert", "client_cert"), ("key", "client_key"))
+    ca, certificate, key = (str(given.get(f"tls_{name}") or credentials.given(whole)) for name, whole in names)
+    return Tls(ca, certificate, key, "", not given.get("tls_insecure"))
+
+
+def with_key(headers: tuple[tuple[str, str], ...], key: str = "") -> tuple[tuple[str, str], ...]:
+    """Return the headers with the API key, the given one or the whole command line's; as they are where they say who asks."""
+    key = key or credentials.given("api_key")
+    if not key or any(name in ("authorization", "x-api-key") for name, _ in headers):
+        return headers
+    return (*headers, ("authorization", f"Bearer {key}"))
 
 
 def parse_numbers(text: str, option: str) -> list[float]:

@@ -44,6 +44,11 @@ def options(
     _told.update(api_key=api_key, ca=ca, client_cert=client_cert, client_key=client_key)
 
 
+def given(name: str) -> str:
+    """Return what was given before the command or in the environment: `api_key`, `ca`, `client_cert` or `client_key`; "" for nothing."""
+    return _told.get(name, "")
+
+
 def headers(url: str) -> dict[str, str]:
     """Return what shows the engine who we are; nothing where there is nothing to show."""
     key = _told.get("api_key", "") or _local_key(url)

@@ -88,10 +88,12 @@ class Model:
 class FakeV2:
     """`rest` and `grpc` are HOST:PORT. `headers` are those of the last prediction.
 
-    `streams` counts those that were opened.
+    `streams` counts those that were opened. With a `key` nobody without it is answered; `json_only`: no binary tensors over REST.
     """
 
-    def __init__(self, certificate: Path | None = None, statistics: bool = True) -> None:
+    def __init__(self, certificate: Path | None = None, statistics: bool = True, key: str = "", json_only: bool = False) -> None:
+        self.key = key
+        self.json_only = json_only
         models = (Model("double"), Model("plain", 0), Model("parts", 0, decoupled=True), Model("wrong", offset=1.0), Model("any", 8, (-1,)))
         self.models = {model.name: model for model in models}
         self.statistics = statistics
@@ -128,7 +130,11 @@ class FakeV2:
         self._grpc.stop(None).wait()
 
     def metadata(self) -> dict[str, Any]:
-        return {"name": "fake", "version": "1.2", "extensions": EXTENSIONS}
+        extensions = [name for name in EXTENSIONS if not (self.json_only and name == "binary_tensor_data")]
+        return {"name": "fake", "version": "1.2", "extensions": extensions}
+
+    def refuses(self, authorization: str | None) -> bool:
+        return bool(self.key) and authorization != f"Bearer {self.key}"
 
     def index(self) -> list[dict[str, str]]:
         return [{"name": name, "version": "1", "state": "READY"} for name in self.models]
@@ -175,6 +181,9 @@ def _handler(server: FakeV2) -> type[BaseHTTPRequestHandler]:
         wbufsize = -1
 
         def do_GET(self) -> None:
+            if server.refuses(self.headers["authorization"]):
+                self.say({"error": "who are you?"}, 401)
+                return
             match self.path.strip("/").split("/"):
                 case ["v2"]:
                     self.say(server.metadata())
@@ -193,6 +202,9 @@ def _handler(server: FakeV2) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
+            if server.refuses(self.headers["authorization"]):
+                self.say({"error": "who are you?"}, 401)
+                return
             match self.path.strip("/").split("/"):
                 case ["v2", "repository", "index"]:
                     self.say(server.index())
@@ -202,6 +214,9 @@ def _handler(server: FakeV2) -> type[BaseHTTPRequestHandler]:
 
         def infer(self, model: Model, body: bytes) -> None:
             head = int(self.headers.get("inference-header-content-length", len(body)))
+            if server.json_only and head < len(body):
+                self.say({"error": "no such format"}, 500)
+                return
             asked = json.loads(body[:head])["inputs"][0]
             x = np.frombuffer(body[head:], np.float32) if head < len(body) else np.array(asked["data"], np.float32)
             y = model.answer(x.reshape(asked["shape"]))
@@ -239,6 +254,8 @@ class _Service(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         name = details.method.rpartition("/")[2]
+        if self._server.refuses(dict(details.invocation_metadata).get("authorization")):
+            return grpc.unary_unary_rpc_method_handler(lambda raw, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?"))
         if name == "ModelStreamInfer":
             return grpc.stream_stream_rpc_method_handler(self._stream)
         if name == "ModelInfer":

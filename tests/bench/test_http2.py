@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from serving.bench import http2_frames as h2
 from serving.bench.arrivals import Constant
+from serving.bench.http2_answers import around_data
 from serving.bench.http2_headers import AnswerHeaders, Fields, RequestHeaders
 from serving.bench.load import Closed, Load, Open
 from serving.bench.recording import Recording
@@ -184,6 +185,30 @@ def test_wrong_bodies() -> None:
         recording = drive(server.address, "grpc", [request("grpc", check=must_be_ok)], few(10, check_share=1.0))
     assert kinds(recording) == {"wrong body": 5}
     assert recording.answers == 5
+
+
+def test_answers_with_other_numbers_count_and_a_share_of_them_is_checked() -> None:
+    """Each answer differs from the one before; the second, in full, is the first whose shape is known."""
+    seen: list[bytes] = []
+
+    def behave(asked: Asked) -> Answer:
+        return Answer(body=b"%04d" % asked.number, grpc_status="13" if asked.number in (40, 41) else "0")
+
+    with FakeServer(behave, "h2") as server:
+        recording = drive(server.address, "grpc", [request("grpc", check=lambda body: seen.append(body))], few(100, check_share=0.1))
+    assert kinds(recording) == {"grpc INTERNAL": 2}
+    assert recording.answers == 98
+    assert len(set(seen)) == len(seen)
+    assert 8 <= len(seen) <= 12
+
+
+def test_what_stands_around_the_data_of_an_answer() -> None:
+    head, data, end = (size.to_bytes(3, "big") + bytes(rest) for size, rest in ((2, (1, 4)), (9, (0, 0)), (1, (1, 5))))
+    assert around_data([head, b"hh" + data, b"12345abcd" + end, b"t"]) == ((head, b"hh" + data, b"12345"), 4, (end, b"t"))
+    small = (5).to_bytes(3, "big") + bytes((0, 0))
+    assert around_data([head, b"hh" + small, b"12345" + end, b"t"]) == ((head, b"hh" + small, b"12345"), 0, (end, b"t"))
+    assert around_data([head, b"hh" + end, b"t"]) is None
+    assert around_data([data, b"12345abcd" + data, b"12345abcd"]) is None
 
 
 @pytest.mark.parametrize(("stateful", "checks"), [(False, 2), (True, 50)], ids=["no header table", "with header table"])

@@ -81,6 +81,18 @@ def test_json_goes_over_rest_as_well(engine: DataPath) -> None:
     assert (result.answers, result.errors) == (60, 0), result.errors_by_kind
 
 
+def test_a_server_without_binary_tensors_gets_json() -> None:
+    with FakeV2(json_only=True) as server:
+        result = run(scenario(server, "rest", Asked("double"), load=few(10)))
+        assert (result.answers, result.errors) == (10, 0), result.errors_by_kind
+        assert any("they travel as JSON (--encoding binary insists)" in warning for warning in result.warnings)
+        with pytest.raises(ServingError, match="no such format"):
+            run(scenario(server, "rest", Asked("double", encoding="binary"), load=few(10)))
+        over_grpc = run(scenario(server, "grpc", Asked("double"), load=few(10)))
+        assert (over_grpc.answers, over_grpc.errors) == (10, 0)
+        assert not any("JSON" in warning for warning in over_grpc.warnings)
+
+
 @both_protocols
 def test_answers_are_compared_with_a_file(engine: DataPath, protocol: Wire, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)

@@ -120,6 +120,21 @@ def test_something_else_that_speaks_http_is_told(fake: FakeV2) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_a_key_goes_with_every_question(protocol: Wire) -> None:
+    with FakeV2(key="k1") as server:
+        address = ServerAddress.parse(getattr(server, protocol), protocol)
+        known = connect(address, (("authorization", "Bearer k1"),))
+        assert (known.server().name, known.ready("double"), known.model("double").name) == ("fake", True, "double")
+        assert known.statistics("double")
+        known.close()
+        stranger = connect(address)
+        for ask in (stranger.server, lambda: stranger.model("double")):
+            with pytest.raises(InvalidArgument, match=r"wants another key.*who are you.*--api-key KEY, or SERVING_API_KEY"):
+                ask()
+        stranger.close()
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_tls_trusts_what_it_is_told_to_trust(tmp_path: Path, protocol: Wire) -> None:
     with FakeV2(fake_certificate(tmp_path)) as secure:
         url = f"https://{secure.rest}" if protocol == "rest" else f"grpcs://{secure.grpc}"

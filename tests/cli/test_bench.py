@@ -20,7 +20,7 @@ from serving.bench.load import Closed, Open
 from serving.bench.recording import Progress
 from serving.bench.scenario_file import scenario_schema
 from serving.bench.sweep import read
-from serving.cli import bench
+from serving.cli import bench, credentials
 from serving.cli.bench_options import Options, parse_numbers
 from serving.cli.bench_progress import line
 from serving.errors import InvalidArgument
@@ -28,8 +28,8 @@ from tests.bench.fake_v2 import FakeV2
 
 QUICK = ("--duration", "0.2", "--warm-up", "0")
 NAMES = (
-    "scenario", "model", "url", "protocol", "driver", "streaming", "slo_ms", "repetitions", "name", "pid", "tls_ca", "tls_cert", "tls_key",
-    "tls_insecure", "header", "batch_size", "encoding", "samples", "version", "input", "expect", "output", "shape", "duration_s",
+    "scenario", "model", "url", "api_key", "protocol", "driver", "streaming", "slo_ms", "repetitions", "name", "pid", "tls_ca", "tls_cert",
+    "tls_key", "tls_insecure", "header", "batch_size", "encoding", "samples", "version", "input", "expect", "output", "shape", "duration_s",
     "max_requests", "warm_up_s", "processes", "connections", "streams", "new_connection", "timeout_s", "check_share", "seed", "concurrency",
     "rate", "arrivals", "ramp_over", "steps", "recorded", "max_in_flight",
 )  # fmt: skip
@@ -50,6 +50,18 @@ def call(*arguments: str) -> Result:
 
 def options(**given: Any) -> Options:
     return Options({**DEFAULTS, **given})
+
+
+def test_the_key_is_an_option_or_that_of_the_whole_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"model": ["m"], "url": "http://h:1"}
+    assert options(**asked).scenario().headers == ()
+    assert options(**asked, api_key="k1").scenario().headers == (("authorization", "Bearer k1"),)
+    monkeypatch.setattr(credentials, "_told", {"api_key": "k2", "ca": "ca.pem"})
+    assert options(**asked).scenario().headers == (("authorization", "Bearer k2"),)
+    assert options(**asked).scenario().tls.ca_file == "ca.pem"
+    assert options(**asked, tls_ca=Path("other.pem")).scenario().tls.ca_file == "other.pem"
+    assert options(**asked, api_key="k1").scenario().headers == (("authorization", "Bearer k1"),)
+    assert options(**asked, header=["X-Api-Key: k3"]).scenario().headers == (("x-api-key", "k3"),)
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
