@@ -116,11 +116,12 @@ class FakeServer:
         """Close every connection, also one that is being accepted at this moment."""
         quiet = 0
         for _ in range(200):
-            for transport in list(self._open):
+            # over TLS nobody but the loop knows a transport before its handshake has ended
+            for transport in [*self._open, *self.loop._transports.values()]:  # type: ignore[attr-defined]
                 transport.abort()
             await asyncio.sleep(0)
             arriving = asyncio.all_tasks() - {asyncio.current_task()}
-            # a transport is closed turns after its last task has ended, and over TLS nobody here knows it before its handshake
+            # a transport is closed turns after its last task has ended
             quiet = 0 if self._open or arriving else quiet + 1
             if quiet == 10:
                 return
