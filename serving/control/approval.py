@@ -76,8 +76,8 @@ class ApprovalStore(Protocol):
     def approvals(self, state: str = "") -> list[Approval]:
         """Return those in a state ("" = any), oldest first."""
 
-    def put_approval(self, approval: Approval, events: Iterable[Event], at: float) -> Approval:
-        """Keep one, under its number, or a new one where that is 0; and record the events."""
+    def put_approval(self, approval: Approval, tell: Callable[[Approval], Iterable[Event]], at: float) -> Approval:
+        """Keep one, under its number, or a new one where that is 0; and record the events that `tell` makes of it."""
 
 
 class _Waits(Exception):
@@ -194,22 +194,22 @@ class Approvals:
         with self._lock:
             for old in self._store.approvals(PENDING):
                 if not _fits(old, before):
-                    self._store.put_approval(replace(old, state=OVERTAKEN), (), self._now())
+                    self._store.put_approval(replace(old, state=OVERTAKEN), lambda _: (), self._now())
             if len(self._store.approvals(PENDING)) >= MAX_PENDING:
                 raise Conflict(f"{MAX_PENDING} plans wait for an approval already; approve or reject some first")
             base = {name: _print_of(before, name) for name in changed_names(before, after)}
             said = tuple(c.effect for c in effects(before, after).changes)
             draft = Approval(act.kind, act.author, act.reason, self._now(), after.to_json(), base, said, act.files)
-            return self._store.put_approval(draft, [self._event(draft, "approval.asked", act.author, act.reason)], draft.at)
+            return self._store.put_approval(draft, lambda kept: [self._event(kept, "approval.asked", act.author, act.reason)], draft.at)
 
     def _decide(self, approval: Approval, who: str, why: str, kind: str) -> Approval:
         now = self._now()
         decided = replace(approval, by=who, why=why, decided_at=now)
-        return self._store.put_approval(decided, [self._event(decided, kind, who, why)], now)
+        return self._store.put_approval(decided, lambda kept: [self._event(kept, kind, who, why)], now)
 
     def _event(self, approval: Approval, kind: str, who: str, why: str) -> Event:
         model = approval.models[0] if len(approval.models) == 1 else ""
-        what = f"plan {approval.number or 'that is new'}: {'; '.join(approval.effects) or approval.kind}"
+        what = f"plan {approval.number}: {'; '.join(approval.effects) or approval.kind}"
         after = {"models": approval.models, "author": approval.author, "base": approval.base}
         return Event(kind, what, model, "", who, why, None, after, approval.revision)
 

@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -127,8 +127,8 @@ class SqliteStore:
             rows = connection.execute(statement).all()
         return [replace(Approval.from_json(json.loads(row.body)), number=row.number) for row in rows]
 
-    def put_approval(self, approval: Approval, events: Iterable[Event], at: float) -> Approval:
-        """Keep one under its number, or a new one where that is 0, and record the events."""
+    def put_approval(self, approval: Approval, tell: Callable[[Approval], Iterable[Event]], at: float) -> Approval:
+        """Keep one under its number, or a new one where that is 0, and record the events that `tell` makes of it."""
         table, row = schema.approvals, {"state": approval.state, "body": json.dumps(approval.to_json())}
         with self._writing() as connection:
             if approval.number:
@@ -137,7 +137,7 @@ class SqliteStore:
                 key = connection.execute(insert(table).values(**row)).inserted_primary_key
                 assert key is not None
                 approval = replace(approval, number=key[0])
-            journal.append(connection, events, at)
+            journal.append(connection, tell(approval), at)
         return approval
 
     def newest_event(self) -> int:

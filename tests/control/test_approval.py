@@ -107,6 +107,7 @@ async def test_a_change_waits_until_somebody_else_agrees(office: Office) -> None
     assert revision.files[0].name == "m.yaml"
     events = [(e.event.kind, e.event.who, e.event.why) for e in office.store.events(Filter(kind="approval"))]
     assert events == [("approval.asked", "dev", "better"), ("approval.given", "lead", "looks good")]
+    assert all(e.event.what.startswith("plan 1: ") for e in office.store.events(Filter(kind="approval")))
     again = await office.ask("lead", "POST", "/api/approvals/1/approve")
     assert (again.status_code, again.json()["error"]) == (409, "plan 1 does not wait any more: approved by lead")
     assert office.store.verify().problem == ""
