@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.chaos import CONFIG, SERVING
+from benchmarks.chaos import CONFIG, SERVING, UNSENT
 from benchmarks.peers import engine
 from benchmarks.process import Running
 from benchmarks.table import plain_table
@@ -154,15 +154,28 @@ def soak(running: Running, folder: Path, seconds: float, share: float) -> dict[s
         "capacity_rps": {protocol: round(rate, 1) for protocol, rate in most.items()},
         "rate_rps": rates,
         "clients": {
-            p: {"answers": r["answers"], "errors": r["errors"], "p50_ms": r["latency_ms"]["p50"], "p99_ms": r["latency_ms"]["p99"]}
+            p: {
+                "answers": r["answers"],
+                "errors": sum(kinds.values()),
+                "kinds": kinds,
+                "unsent": r["errors"] - sum(kinds.values()),
+                "p50_ms": r["latency_ms"]["p50"],
+                "p99_ms": r["latency_ms"]["p99"],
+            }
             for p, r in felt.items()
+            for kinds in [_kinds(r)]
         },
         "memory_mib_an_hour": round(sum(process["memory_mib_an_hour"] for process in processes), 2),
         "processes": processes,
         "came_or_went": sorted(watched.title for watched in found.values() if watched not in stayed),
         "memory_mib": {"every_s": EVERY_S, "of_all": totals},
-        "passed": all(process["flat"] for process in processes) and not any(r["errors"] for r in felt.values()),
+        "passed": all(process["flat"] for process in processes) and not any(_kinds(r) for r in felt.values()),
     }
+
+
+def _kinds(result: dict[str, Any]) -> dict[str, int]:
+    """Return how often a request failed, by kind, without those that were due in the last moment and never left."""
+    return {kind: value["count"] for kind, value in result["errors_by_kind"].items() if kind != UNSENT}
 
 
 HEADER = ("process", "MiB first", "last", "MiB an hour", "descriptors first", "last", "an hour", "")
