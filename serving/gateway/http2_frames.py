@@ -108,23 +108,28 @@ RESPONSE_BLOCK: Final = b"\x88\xc0\xbf"
 """The head of an answer once the three fields below are in the client's table (newest first: 62, 63, 64)."""
 TRAILER_OK: Final = b"\xbe"
 """The trailers of a good answer, then."""
+PLAIN_BLOCK: Final = b"".join((_STATUS_200, literal(*_CONTENT_TYPE), literal(*_ENCODINGS)))
+PLAIN_OK: Final = literal(b"grpc-status", b"0")
+"""The same for a client without a table: the fields themselves."""
 
 
 class ResponseHeaders:
     """What one connection's client has in its table of header fields, and so how our heads and trailers look.
 
     A table that the client allows takes three fields: content-type, grpc-accept-encoding (with the first head), grpc-status: 0 (with
-    the first good trailers). From then on a head is three bytes and trailers are one: `steady` is true, RESPONSE_BLOCK and TRAILER_OK
-    may be used.
+    the first good trailers). From then on a head is three bytes and trailers are one. Without a table they are the fields themselves,
+    always the same. `steady` is true as soon as each good answer has `block` for its head and `ok` for its trailers.
     """
 
-    __slots__ = ("_named", "_table", "_update", "steady")
+    __slots__ = ("_named", "_table", "_update", "block", "ok", "steady")
 
     def __init__(self) -> None:
         self._table = True
         self._named = False
         self._update = b""
         """What the next block has to begin with, whatever kind of block it is."""
+        self.block = RESPONSE_BLOCK
+        self.ok = TRAILER_OK
         self.steady = False
 
     def limit(self, table_bytes: int) -> None:
@@ -132,13 +137,14 @@ class ResponseHeaders:
         if table_bytes < DEFAULT_TABLE_BYTES:
             self._table = self._named = self.steady = False
             self._update = _NO_TABLE
+            self.block, self.ok = PLAIN_BLOCK, PLAIN_OK
 
     def head(self) -> bytes:
         """Return the block of a head that is followed by messages."""
         if self.steady:
-            return RESPONSE_BLOCK
+            return self.block
         if not self._table:
-            return self._begin(_STATUS_200, literal(*_CONTENT_TYPE), literal(*_ENCODINGS))
+            return self._begin(PLAIN_BLOCK)
         if self._named:
             return b"\x88\xbf\xbe"
         self._named = True
@@ -148,10 +154,13 @@ class ResponseHeaders:
         """Return the block of the trailers; a retry time of 0 is left out."""
         if status == 0:
             if self.steady:
-                return TRAILER_OK
+                return self.ok
             if self._named:
                 self.steady = True
                 return literal(b"grpc-status", b"0", 0x40)
+            if not self._table and not self._update:
+                self.steady = True
+                return self.ok
         return self._begin(*_status(status, message, retry_ms))
 
     def refusal(self, status: int, message: bytes, retry_ms: int) -> bytes:

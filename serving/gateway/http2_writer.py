@@ -17,8 +17,6 @@ from serving.gateway.http2_frames import (
     END_STREAM,
     FRAME,
     HEADERS,
-    RESPONSE_BLOCK,
-    TRAILER_OK,
     U32,
     Broken,
     Http2Code,
@@ -35,8 +33,6 @@ HIGH_WATER_BYTES = 1 << 20
 JOIN_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 1 << 20
 MAX_SIZES = 4096
-_HEAD = FRAME.pack(0, len(RESPONSE_BLOCK), HEADERS, END_HEADERS, 0)[:5]
-_TAIL = FRAME.pack(0, len(TRAILER_OK), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
 
 
 class Owner(Protocol):
@@ -59,8 +55,8 @@ class Owner(Protocol):
 class FrameWriter:
     """Implements `http2_stream.Wire`."""
 
-    __slots__ = ("_frame_bytes", "_headers", "_owner", "_room", "_sizes", "_streams", "_transport", "_unread", "_write",
-                 "address", "blocked", "closed", "host", "initial_window", "leaving", "paused", "window")  # fmt: skip
+    __slots__ = ("_frame_bytes", "_head", "_headers", "_ok", "_owner", "_room", "_sizes", "_streams", "_tail", "_transport",
+                 "_unread", "_write", "address", "blocked", "closed", "host", "initial_window", "leaving", "paused", "window")  # fmt: skip
 
     def __init__(self, owner: Owner, transport: asyncio.Transport) -> None:
         self._owner = owner
@@ -72,6 +68,8 @@ class FrameWriter:
         self._frame_bytes = h2.DEFAULT_FRAME_BYTES
         self._room = -1
         """The size of an answer that may leave as three frames in one piece; -1 where none may."""
+        self._head = self._tail = self._ok = b""
+        """The three frames: the beginning of the first one, that of the last one, the block of that."""
         self._unread = 0
         self.host = owner.host
         self.address = owner.address
@@ -96,7 +94,7 @@ class FrameWriter:
             number = stream.id
             id = U32.pack(number)
             middle, prefix = self._sizes.get(size) or self._new_size(size)
-            self._write(b"".join((_HEAD, id, middle, id, prefix, *parts, _TAIL, id, TRAILER_OK)))
+            self._write(b"".join((self._head, id, middle, id, prefix, *parts, self._tail, id, self._ok)))
             stream.over = True
             del self._streams[number]
             if stream.receiving or self.leaving:
@@ -112,7 +110,7 @@ class FrameWriter:
         """Return what stands before and behind the number of a DATA frame that holds a message: block, frame header; gRPC's prefix."""
         if len(self._sizes) >= MAX_SIZES:
             self._sizes.clear()
-        found = RESPONSE_BLOCK + FRAME.pack(size >> 16, size & 0xFFFF, DATA, 0, 0)[:5], b"\0" + (size - 5).to_bytes(4, "big")
+        found = self._headers.block + FRAME.pack(size >> 16, size & 0xFFFF, DATA, 0, 0)[:5], b"\0" + (size - 5).to_bytes(4, "big")
         self._sizes[size] = found
         return found
 
@@ -254,10 +252,18 @@ class FrameWriter:
 
     def set_table_bytes(self, value: int) -> None:
         self._headers.limit(value)
+        self._sizes.clear()
         self._look_for_room()
 
     def _look_for_room(self) -> None:
-        self._room = self._frame_bytes if self._headers.steady and not self.paused else -1
+        headers = self._headers
+        if not headers.steady or self.paused:
+            self._room = -1
+            return
+        self._room = self._frame_bytes
+        self._ok = headers.ok
+        self._head = FRAME.pack(0, len(headers.block), HEADERS, END_HEADERS, 0)[:5]
+        self._tail = FRAME.pack(0, len(headers.ok), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
 
     def close(self) -> None:
         """From now on write nothing."""

@@ -13,7 +13,7 @@ from serving.gateway.http2_frames import Http2Code
 from serving.gateway.http2_writer import HIGH_WATER_BYTES, MAX_UNREAD_BYTES
 from serving.state import GatewayLimits
 
-from .http2_fakes import FIELDS, Client, FakeGateway, Frame, data, message
+from .http2_fakes import FIELDS, Answers, Client, FakeGateway, Frame, data, frames, message
 
 PING = h2.frame(h2.PING, 0, 0, b"12345678")
 PING_ACK = h2.frame(h2.PING, h2.ACK, 0, b"draining")
@@ -266,6 +266,22 @@ def test_an_answer_leaves_as_the_windows_allow_and_streams_take_turns() -> None:
     assert answers.bodies == {n: message(bytes([n]) * 50_000) for n in (1, 3)}
     assert max(len(f.payload) for f in answers.frames if f.kind == h2.DATA) == h2.DEFAULT_FRAME_BYTES
     assert gateway.held() == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("table", [None, 4096, 0])
+def test_an_answer_is_one_write_whether_the_client_has_a_table_or_none(table: int | None) -> None:
+    gateway, client = FakeGateway(), Client()
+    gateway.feed(client.hello(**{} if table is None else {"HEADER_TABLE_SIZE": table}))
+    gateway.feed(client.call(1, b"teaches the table"))
+    writes: list[bytes] = []
+    gateway.connection._out._write = writes.append
+    gateway.feed(client.call(3, b"three") + client.call(5, b"other"))
+    assert [[(f.kind, f.stream) for f in frames(write)] for write in writes] == [
+        [(h2.HEADERS, n), (h2.DATA, n), (h2.HEADERS, n)] for n in (3, 5)
+    ]  # fmt: skip
+    answers = Answers(bytes(gateway.transport.all) + b"".join(writes))
+    assert (answers.bodies[3], answers.bodies[5]) == (message(b"three"), message(b"other"))
+    assert {answers.status(n) for n in (1, 3, 5)} == {"0"}
 
 
 def test_padding_counts_for_the_window_and_is_given_back() -> None:
