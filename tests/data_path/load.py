@@ -54,6 +54,9 @@ class Load:
     async def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         try:
             await work
+        except asyncio.CancelledError:
+            self._stop.set()  # the test has failed; a stream's thread hears it only so
+            raise
         except Exception as error:
             self.failed.append(f"{name}: {error!r}")
 
@@ -88,9 +91,10 @@ class Load:
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int, kind: str) -> bool:
         writer.write(rest_request(number))
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
-        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head.decode().split("\r\n")[1:])}
-        body = await asyncio.wait_for(reader.readexactly(int(headers["content-length"])), 60)
+        async with asyncio.timeout(60):  # not wait_for: of 3.11, it can swallow a cancellation, and this loop would never end
+            head = await reader.readuntil(b"\r\n\r\n")
+            headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head.decode().split("\r\n")[1:])}
+            body = await reader.readexactly(int(headers["content-length"]))
         if not head.startswith(b"HTTP/1.1 200") or not body.endswith(np.full(4, number, np.float32).tobytes()):
             self.failed.append(f"{kind}: {head!r} {body!r}")
         self.done[kind] += 1
