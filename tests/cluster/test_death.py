@@ -198,7 +198,7 @@ async def test_the_controller_goes_predictions_never_notice_and_the_state_is_who
     processes = set(replicas(engine, ECHO) + replicas(engine, SOLO))
     await until(lambda: replaced(engine, title, gone, 1) and settled(engine), "the controller is replaced")
     after = engine.status()
-    assert (after["revision"], len(after["versions"]), len(after["gateways"])) == (before["revision"], 3, 2)
+    assert (after["revision"], len(after["versions"]), len(after["gateways"])) == (before["revision"], 4, 2)
     assert after["published"] > before["published"]
     assert set(replicas(engine, ECHO) + replicas(engine, SOLO)) == processes
     await load.end()
