@@ -8,7 +8,6 @@ load: who comes then finds a closed port, which is counted for itself. Exit code
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import signal
@@ -29,7 +28,6 @@ from benchmarks.process import Running
 from benchmarks.table import plain_table
 
 CONFIG = Path(__file__).parents[1] / "configs" / "chaos.yaml"
-RESULTS = Path(__file__).parent / "results"
 SERVING = str(Path(sys.executable).with_name("serving"))
 WHOLE_S = 30.0
 UNSENT = "not sent"
@@ -262,10 +260,7 @@ def main() -> int:
 def told(name: str, header: Sequence[str], table: Sequence[Sequence[str]], rows: list[dict[str, Any]], said: argparse.Namespace) -> int:
     """Print the table, write the rows (where `--output` says, a whole run in any case), and return the exit code."""
     print(plain_table(header, table))
-    today = str(datetime.date.today())
-    output = said.output or (None if said.only else RESULTS / f"{name}-{today}.json")
-    if output is not None:
-        output.write_text(json.dumps({"date": today, "machine": machine.describe(triton=""), "rows": rows}, indent=1) + "\n")
+    if output := machine.keep(name, {"rows": rows}, said.output, not said.only):
         print(f"written: {output}")
     return 0 if all(row["passed"] for row in rows) else 1
 

@@ -9,7 +9,6 @@ and memory (PSS) are those of all processes of the engine. Client and server sha
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import subprocess
 import sys
@@ -31,7 +30,6 @@ from serving.bench.report.page import Part, render
 from serving.bench.report.scale import latencies, linear, logarithmic
 from serving.bench.report.words import duration, size
 
-RESULTS = Path(__file__).parent / "results"
 ECHO = str(Path(__file__).parent / "models" / "echo.py")
 KB = 1024
 CONNECTIONS = (1, 4, 16, 64, 256, 1000, 2000)
@@ -213,11 +211,8 @@ def main() -> int:
             running.stop()
     shown = [series for series in SERIES if series.name in found]
     print(plain_table(HEADER, [cells(series, point) for series in shown for point in found[series.name]]))
-    output = arguments.output or (None if arguments.only else RESULTS / f"growth-{datetime.date.today()}.json")
-    if output is not None:
-        rows = {name: [asdict(point) for point in points] for name, points in found.items()}
-        described = {"date": str(datetime.date.today()), "machine": machine.describe(triton="")}
-        output.write_text(json.dumps(described | rows, indent=1) + "\n")
+    rows = {name: [asdict(point) for point in points] for name, points in found.items()}
+    if output := machine.keep("growth", rows, arguments.output, not arguments.only):
         parts = [Part(title=s.name, about=s.title, charts=tuple(charts(s, found[s.name]))) for s in shown]
         output.with_suffix(".html").write_text(render("How the engine grows", parts))
         print(f"written: {output}, {output.with_suffix('.html').name}")

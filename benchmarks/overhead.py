@@ -53,7 +53,7 @@ def main() -> int:
         sitting = Sitting(choice, given, Path(scratch))
         sitting.measure()
     passed = show(sitting.runs)
-    output = arguments.output or (readme.RESULTS / f"overhead-{datetime.date.today()}.json" if whole else None)
+    output = arguments.output or (machine.RESULTS / f"overhead-{datetime.date.today()}.json" if whole else None)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(_document(sitting, agreements), indent=1) + "\n")

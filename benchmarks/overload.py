@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
-import json
 import multiprocessing
 import random
 import socket
@@ -291,9 +289,8 @@ def main() -> None:
         "MB gateway + replica",
     ]
     if options.output is not None:
-        described = {"date": str(datetime.date.today()), "machine": machine.describe(triton=""), "capacity_rps": capacity, "queue": QUEUE}
         table = [dict(zip(header, cells, strict=True)) for cells in rows]
-        options.output.write_text(json.dumps(described | {"rows": table}, indent=1) + "\n")
+        machine.keep("overload", {"capacity_rps": capacity, "queue": QUEUE, "rows": table}, options.output, whole=False)
     rows.insert(0, header)
     widths = [max(len(r[i]) for r in rows) for i in range(len(header))]
     for r in rows:

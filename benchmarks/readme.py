@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table
+from benchmarks.machine import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
 FILE = Path(__file__).parents[1] / "README.md"
 _BEGIN = "<!-- figures: benchmarks/results/{name}, by scripts/bench-overhead --readme -->"
 _END = "<!-- end of figures -->"

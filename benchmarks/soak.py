@@ -10,7 +10,6 @@ they grow. Exit code 1: memory or descriptors of a process grew beyond what read
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import subprocess
 import sys
@@ -30,7 +29,6 @@ from benchmarks.peers import engine
 from benchmarks.process import Running
 from benchmarks.table import plain_table
 
-RESULTS = Path(__file__).parent / "results"
 PROTOCOLS = ("rest", "grpc")
 EVERY_S = 5.0
 SETTLING = 0.2
@@ -209,10 +207,7 @@ def main() -> int:
             f"{felt['errors']} errors, p50 {felt['p50_ms']:.2f} ms, p99 {felt['p99_ms']:.2f} ms"
         )
     print(f"all processes: {found['memory_mib_an_hour']:+.1f} MiB an hour; {'flat' if found['passed'] else 'NOT FLAT'}")
-    output = arguments.output or (RESULTS / f"soak-{datetime.date.today()}.json" if arguments.minutes >= 15 else None)
-    if output is not None:
-        described = {"date": str(datetime.date.today()), "machine": machine.describe(triton="")}
-        output.write_text(json.dumps(described | found, indent=1) + "\n")
+    if output := machine.keep("soak", found, arguments.output, arguments.minutes >= 15):
         print(f"written: {output}")
     return 0 if found["passed"] else 1
 
