@@ -200,23 +200,14 @@ class Http2Connection(Connection):
                 good = ticket.good_parts
                 if good is not None:
                     whole = key.join(good)
-                    if data[at : at + len(whole)] == whole:
-                        if alone and at + len(whole) == size:
-                            ticket.good_whole = (data[:at] + good[0], *good[1:]), increment
-                        at += len(whole)
-                        self._credit += ticket.good_data
-                        del begun[key]
-                        answered = ticket.answered
-                        answered(now - start)
-                        if not self._leaving:
-                            free(self, now)
-                        elif self._left(now):
-                            return
-                        continue
-                    end = self._other_numbers(ticket, key, data, at)
+                    end = at + len(whole)
+                    if data[at:end] != whole:
+                        end = self._other_numbers(ticket, key, data, at)
+                        alone = False
+                    elif alone and end == size:
+                        ticket.good_whole = (data[:at] + good[0], *good[1:]), increment
                     if end:
                         at = end
-                        alone = False
                         self._credit += ticket.good_data
                         del begun[key]
                         answered = ticket.answered
