@@ -24,6 +24,7 @@ from serving.control.store import SqliteStore
 from serving.errors import PermissionDenied
 from serving.plan import EngineSettings, Target
 from tests.control.fake_cluster import FakeClock, target
+from tests.control.keyed_api import KeyedApi
 from tests.control.test_api import EagerCluster
 
 ACCESS = AccessSettings(True, approval=("prod-*", "mlp"))
@@ -33,7 +34,7 @@ def start() -> Target:
     return replace(target("mlp/1", "echo/1"), settings=EngineSettings(access=ACCESS), given=frozenset({"access"}))
 
 
-class Office:
+class Office(KeyedApi):
     """A control API where changes of mlp and prod-* wait."""
 
     def __init__(self, folder: Path, forced: bool | None = None) -> None:
@@ -50,18 +51,16 @@ class Office:
         ]
         guard = Guard(self.ring, lambda: self.runner.target.settings)
         app = create_app(self.runner, lambda _: target(), lambda: None, {"urls": {}}, routers, guard, self.approvals)
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8003")
+        self.serve(app)
         self.ring.rules(ACCESS)
-        grants = {"dev": "deployer", "lead": "approver:mlp", "chief": "approver", "look": "viewer"}
-        self.keys = {name: self.ring.create(name, [grant])[0] for name, grant in grants.items()}
+        self.keys = self.make_keys({"dev": "deployer", "lead": "approver:mlp", "chief": "approver", "look": "viewer"})
 
     def _check(self, model: str, goal: Target) -> None:
         if self.gone:
             raise PermissionDenied(self.gone)
 
     async def ask(self, who: str, method: str, path: str, **body: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.keys[who]}"} if who else {}
-        return await self.client.request(method, path, headers=headers, json=body or ({} if method == "POST" else None))
+        return await self.send(who, method, path, json=body or ({} if method == "POST" else None))
 
     async def apply(self, who: str, *keys: str, **more: Any) -> httpx.Response:
         return await self.ask(who, "POST", "/api/apply", target=target(*keys).to_json(), **more)
@@ -77,10 +76,8 @@ class Office:
 @pytest.fixture
 async def office(tmp_path: Path) -> AsyncIterator[Office]:
     office = Office(tmp_path)
-    office.runner.start()
-    async with office.client:
+    async with office:
         yield office
-    office.runner.stop()
 
 
 async def test_a_change_waits_until_somebody_else_agrees(office: Office) -> None:

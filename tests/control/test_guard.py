@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 
 from serving.access.identity import Role
@@ -20,6 +19,7 @@ from serving.control.runner import Runner
 from serving.control.store import SqliteStore
 from serving.plan import EngineSettings
 from tests.control.fake_cluster import FakeClock, target
+from tests.control.keyed_api import KeyedApi
 from tests.control.test_api import EagerCluster
 
 NEEDS = [
@@ -47,7 +47,7 @@ def test_what_is_needed(method: str, path: str, expected: tuple[Role, str, bool]
     assert need(method, path) == expected
 
 
-class Office:
+class Office(KeyedApi):
     """A control API with access on, and keys for it."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,28 +57,21 @@ class Office:
         routers = [record_api.router(self.runner, store, lambda _: "", {}), keys_api.router(self.runner, self.ring)]
         guard = Guard(self.ring, lambda: self.runner.target.settings)
         app = create_app(self.runner, lambda _: target(), lambda: None, {"urls": {}}, routers, guard)
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8003")
+        self.serve(app)
         self.ring.rules(AccessSettings(True))
-        self.keys = {"boss": (folder / "admin.key").read_text().strip()}
-        for name, grant in (("look", "viewer"), ("mlp-team", "deployer:mlp"), ("ops", "deployer")):
-            self.keys[name] = self.ring.create(name, [grant])[0]
-
-    async def ask(self, who: str, method: str, path: str, **more: object) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.keys[who]}"} if who else {}
-        return await self.client.request(method, path, headers=headers, **more)  # type: ignore[arg-type]
+        boss = (folder / "admin.key").read_text().strip()
+        self.keys = {"boss": boss} | self.make_keys({"look": "viewer", "mlp-team": "deployer:mlp", "ops": "deployer"})
 
 
 @pytest.fixture
 async def office(tmp_path: Path) -> AsyncIterator[Office]:
     office = Office(tmp_path)
-    office.runner.start()
-    async with office.client:
+    async with office:
         yield office
-    office.runner.stop()
 
 
 async def test_nobody_learns_anything_without_a_key(office: Office) -> None:
-    assert (await office.ask("", "GET", "/api/ready")).status_code in (200, 503)
+    assert (await office.send("", "GET", "/api/ready")).status_code in (200, 503)
     for method, path in (
         ("GET", "/api/status"),
         ("POST", "/api/apply"),
@@ -86,7 +79,7 @@ async def test_nobody_learns_anything_without_a_key(office: Office) -> None:
         ("GET", "/nowhere"),
         ("POST", "/api/down"),
     ):
-        refused = await office.ask("", method, path)
+        refused = await office.send("", method, path)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"].startswith("Bearer")
         assert "x-api-key" in refused.json()["error"]
@@ -96,15 +89,15 @@ async def test_nobody_learns_anything_without_a_key(office: Office) -> None:
 
 async def test_a_deployer_changes_its_own_models(office: Office) -> None:
     mlp, echo = {"target": target("mlp/1").to_json()}, {"target": target("echo/1").to_json()}
-    assert (await office.ask("look", "POST", "/api/apply", json=mlp)).status_code == 403
-    assert (await office.ask("ops", "POST", "/api/apply", json={**echo, "author": "somebody else"})).status_code == 200
-    assert (await office.ask("mlp-team", "POST", "/api/apply", json=mlp)).status_code == 200
-    refused = await office.ask("mlp-team", "POST", "/api/apply", json=echo | {"target": target("echo/2").to_json()})
+    assert (await office.send("look", "POST", "/api/apply", json=mlp)).status_code == 403
+    assert (await office.send("ops", "POST", "/api/apply", json={**echo, "author": "somebody else"})).status_code == 200
+    assert (await office.send("mlp-team", "POST", "/api/apply", json=mlp)).status_code == 200
+    refused = await office.send("mlp-team", "POST", "/api/apply", json=echo | {"target": target("echo/2").to_json()})
     assert (refused.status_code, refused.json()["error"]) == (403, "'mlp-team' needs the role deployer for model 'echo'")
-    assert (await office.ask("mlp-team", "POST", "/api/apply", json={**mlp, "replace": True})).status_code == 403, "it would end echo"
-    assert (await office.ask("mlp-team", "DELETE", "/api/models/echo")).status_code == 403
-    assert (await office.ask("mlp-team", "DELETE", "/api/models/mlp")).status_code == 200
-    events = (await office.ask("look", "GET", "/api/events?kind=apply")).json()["events"]
+    assert (await office.send("mlp-team", "POST", "/api/apply", json={**mlp, "replace": True})).status_code == 403, "it would end echo"
+    assert (await office.send("mlp-team", "DELETE", "/api/models/echo")).status_code == 403
+    assert (await office.send("mlp-team", "DELETE", "/api/models/mlp")).status_code == 200
+    events = (await office.send("look", "GET", "/api/events?kind=apply")).json()["events"]
     assert [(e["model"], e["who"]) for e in events] == [("echo", "ops"), ("mlp", "mlp-team")], (
         "who has been identified, not who it says to be"
     )
@@ -112,26 +105,26 @@ async def test_a_deployer_changes_its_own_models(office: Office) -> None:
 
 async def test_settings_are_the_admins(office: Office) -> None:
     new = replace(target("mlp/1"), settings=EngineSettings(access=AccessSettings(False)), given=frozenset({"access"}))
-    await office.ask("ops", "POST", "/api/apply", json={"target": target("mlp/1").to_json()})
+    await office.send("ops", "POST", "/api/apply", json={"target": target("mlp/1").to_json()})
     other = replace(new, settings=EngineSettings(2, access=AccessSettings(True)), given=frozenset({"access", "gateways"}))
-    refused = await office.ask("ops", "POST", "/api/apply", json={"target": other.to_json()})
+    refused = await office.send("ops", "POST", "/api/apply", json={"target": other.to_json()})
     assert (refused.status_code, refused.json()["error"]) == (403, "'ops' needs the role admin for all models")
-    assert (await office.ask("boss", "POST", "/api/apply", json={"target": other.to_json()})).status_code == 200
+    assert (await office.send("boss", "POST", "/api/apply", json={"target": other.to_json()})).status_code == 200
 
 
 async def test_keys_are_made_and_ended_over_the_api(office: Office) -> None:
-    assert (await office.ask("ops", "GET", "/api/keys")).status_code == 403
-    made = (await office.ask("boss", "POST", "/api/keys", json={"name": "new", "grants": ["viewer"], "expires_s": 60})).json()
+    assert (await office.send("ops", "GET", "/api/keys")).status_code == 403
+    made = (await office.send("boss", "POST", "/api/keys", json={"name": "new", "grants": ["viewer"], "expires_s": 60})).json()
     assert made["everywhere"]
     office.keys["new"] = made["key"]
-    assert (await office.ask("new", "GET", "/api/status")).status_code == 200
-    listed = (await office.ask("boss", "GET", "/api/keys")).json()
+    assert (await office.send("new", "GET", "/api/status")).status_code == 200
+    listed = (await office.send("boss", "GET", "/api/keys")).json()
     assert (listed["access"], {k["name"] for k in listed["keys"]}) == (True, {"admin", "look", "mlp-team", "ops", "new"})
     assert made["key"] not in str(listed)
-    assert (await office.ask("boss", "POST", "/api/keys", json={"name": "new", "grants": ["viewer"]})).status_code == 409
-    ended = (await office.ask("boss", "DELETE", "/api/keys/new")).json()
+    assert (await office.send("boss", "POST", "/api/keys", json={"name": "new", "grants": ["viewer"]})).status_code == 409
+    ended = (await office.send("boss", "DELETE", "/api/keys/new")).json()
     assert (ended["state"], ended["everywhere"]) == ("revoked", True)
-    assert (await office.ask("new", "GET", "/api/status")).status_code == 401
+    assert (await office.send("new", "GET", "/api/status")).status_code == 401
 
 
 async def test_a_page_of_another_site_changes_nothing_even_with_a_key(office: Office) -> None:
