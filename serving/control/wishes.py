@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from serving.errors import AlreadyExists, InvalidArgument, Unavailable, Unsupported
+from serving.errors import AlreadyExists, Internal, InvalidArgument, Unavailable, Unsupported
 from serving.wishes import SharedRegion, Wishes
 
 FOLDER = Path("/dev/shm")
@@ -84,20 +84,23 @@ def handlers(teller: Teller) -> dict[str, Handler]:
 
 
 def inspect(name: str, key: str, offset: int, nbytes: int) -> SharedRegion:
-    """Return the region with the file that it lies in. Raises InvalidArgument where there is no such file, or not enough of it."""
+    """Return the region with the file that it lies in. Raises InvalidArgument for a name that is none, and where there is not enough of it.
+
+    A file that cannot be opened is Internal, as in Triton.
+    """
     file = key.removeprefix("/")
     if not name or not file or "/" in file or "\0" in file or file in (".", "..") or len(file.encode()) > 255:
         raise InvalidArgument(f"cannot register shared memory region '{name}' - invalid shm key '{key}'")
     try:
         descriptor = os.open(FOLDER / file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise InvalidArgument(f"Unable to open shared memory region: '{key}' ({error.strerror})") from None
+        raise Internal(f"Unable to open shared memory region: '{key}' ({error.strerror})") from None
     try:
         status = os.fstat(descriptor)
     finally:
         os.close(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise InvalidArgument(f"Unable to open shared memory region: '{key}' (not a file)")
+        raise Internal(f"Unable to open shared memory region: '{key}' (not a file)")
     if nbytes <= 0 or offset < 0 or offset + nbytes > status.st_size:
         have = f"offset {offset} and {nbytes} bytes, '{key}' has {status.st_size}"
         raise InvalidArgument(f"failed to register shared memory region '{name}': invalid args: {have}")

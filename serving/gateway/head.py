@@ -158,18 +158,23 @@ def parse_head(block: bytes) -> Head:
     headers: dict[bytes, bytes] = {}
     head.headers = headers
     lengths: set[bytes] = set()
+    hosts = 0
     options: set[bytes] = set()
     for name, value in collector.headers:
         if name == b"content-length":
             lengths.add(value)
+        elif name == b"host":
+            hosts += 1
         elif name == b"connection":
             options.update(token.strip() for token in value.lower().split(b","))
         headers.setdefault(name, value)
+    if hosts > 1:
+        raise DecodeError("malformed HTTP request: more than one Host")
     head.keep_alive = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
     head.chunks = version == "1.1"
     head.path = _path(collector.url)
     head.content_length = _content_length(headers, lengths)
-    head.expect_continue = headers.get(b"expect", b"").lower() == b"100-continue"
+    head.expect_continue = head.chunks and headers.get(b"expect", b"").lower() == b"100-continue"
     head.content_encoding = headers.get(b"content-encoding", b"").lower()
     head.accept_encoding = headers.get(b"accept-encoding", b"")
     length = headers.get(b"inference-header-content-length")

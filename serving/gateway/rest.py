@@ -72,7 +72,7 @@ class RestApi:
             case ["v2", "repository", *rest]:
                 action = self._repository.rest(rest)
                 return _post(head, action) if action is not None else _NOT_FOUND
-            case ["v2", "models", model, *rest] if model and rest != ["trace", "setting"]:
+            case ["v2", "models", model, *rest] if model and rest[-2:] != ["trace", "setting"]:
                 return self._model(head, model, rest)
             case ["v2", *rest] if (found := rest_run(self._wishes, rest)) is not None:
                 return rest_errand(found[1]) if head.method in found[0] else _wrong_method(*found[0])

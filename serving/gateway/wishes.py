@@ -88,6 +88,10 @@ def rest_run(desk: WishDesk, parts: list[str]) -> tuple[tuple[bytes, ...], Run] 
             return BOTH, partial(_trace, desk, "")
         case ["models", model, "trace", "setting"]:
             return BOTH, partial(_trace, desk, model)
+        case ["models", model, "versions", version, "trace", "setting"] if version.isdecimal():
+            return BOTH, partial(_trace, desk, model)  # settings are of a model, whichever version is asked
+        case ["systemsharedmemory" | "cudasharedmemory" as kind, "register"]:
+            return POST, partial(_nameless, kind.removesuffix("sharedmemory"))
         case ["logging"]:
             return BOTH, partial(_log, desk)
     return None
@@ -100,6 +104,10 @@ async def _status(desk: WishDesk, name: str, body: bytes) -> bytes:
 async def _register(desk: WishDesk, name: str, body: bytes) -> bytes:
     await desk.register(memory.read_register(name, body))
     return b""
+
+
+async def _nameless(kind: str, body: bytes) -> bytes:
+    raise InvalidArgument(f"'region name' is necessary to register {kind} shared memory region")
 
 
 async def _unregister(desk: WishDesk, name: str, body: bytes) -> bytes:

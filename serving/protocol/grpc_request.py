@@ -27,6 +27,15 @@ _CONTENTS: Final = {
 _LENGTH: Final = Struct("<I")
 _EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 _ALLOWED: Final = (_EMPTY_FINAL,)
+_KINDS: Final = {
+    "sequence_id": (("int64_param", "uint64_param", "string_param"), "int64_param or string_param"),
+    "sequence_start": (("bool_param",), "bool_param"),
+    "sequence_end": (("bool_param",), "bool_param"),
+    "priority": (("int64_param", "uint64_param"), "int64_param or uint64_param"),
+    "timeout": (("int64_param", "uint64_param"), "int64_param"),
+    _EMPTY_FINAL: (("bool_param",), "bool_param"),
+}
+"""What the server's own parameters may be, and how that is said."""
 
 
 class Declared:
@@ -42,11 +51,10 @@ class Declared:
     def __init__(self, message: Any) -> None:
         """Read a ModelInferRequest. Raises InvalidArgument and Unsupported."""
         values = _values(message.parameters) if message.parameters else {}
+        if values:
+            _check_own(message.parameters)
         self.control = control.read(values, _ALLOWED) if values else control.NONE
-        empty_final = values.get(_EMPTY_FINAL, False)
-        if not isinstance(empty_final, bool):
-            raise InvalidArgument(f"parameter '{_EMPTY_FINAL}' has invalid type. It should be 'bool'.")
-        self.empty_final = empty_final
+        self.empty_final: bool = values.get(_EMPTY_FINAL, False) is True
         """The client wants to be told by a message of its own that a decoupled model has no more answers."""
         inputs = list(message.inputs)
         self.names: tuple[str, ...] = tuple([i.name for i in inputs])
@@ -69,6 +77,17 @@ class Declared:
 
     def __repr__(self) -> str:
         return f"Declared({', '.join(self.names)})"
+
+
+def _check_own(parameters: Mapping[str, Any]) -> None:
+    """Raise InvalidArgument where a parameter of the server's own is of another kind, or negative."""
+    for key in parameters.keys() & _KINDS.keys():
+        kinds, words = _KINDS[key]
+        kind = parameters[key].WhichOneof("parameter_choice")
+        if kind not in kinds:
+            raise InvalidArgument(f"invalid value type for '{key}' parameter, expected {words}.")
+        if kind == "int64_param" and parameters[key].int64_param < 0:
+            raise InvalidArgument(f"invalid value for '{key}', expected value >= 0.")
 
 
 def read_contents(declared: Declared, accepted: Accepted, contract: Contract) -> list[bytes]:

@@ -63,11 +63,8 @@ def rest_load(model: str, body: bytes) -> Load:
 
 def rest_unload(body: bytes) -> None:
     """Check an unload body; no model here has others that depend on it, so `unload_dependents` changes nothing."""
-    for key, value in _parameters(body).items():
-        if key != "unload_dependents":
-            raise InvalidArgument(f"unrecognized parameter '{_shown(key)}' in the request to unload")
-        if not isinstance(value, bool):
-            raise InvalidArgument("attempt to access JSON non-boolean as boolean: parameter 'unload_dependents'")
+    if not isinstance(_parameters(body).get("unload_dependents", False), bool):
+        raise InvalidArgument("Unable to parse 'unload_dependents': attempt to access JSON non-boolean as boolean")
 
 
 def _parameters(body: bytes) -> Mapping[str, Any]:
@@ -128,11 +125,9 @@ def grpc_unload(message: bytes) -> str:
     """Return the model to unload. Raises DecodeError, InvalidArgument, Unsupported."""
     asked = parse(RepositoryModelUnloadRequest, message)
     _no_repository(asked.repository_name)
-    for key, value in asked.parameters.items():
-        if key != "unload_dependents":
-            raise InvalidArgument(f"unrecognized parameter '{_shown(key)}' in the request to unload '{asked.model_name}'")
-        if value.WhichOneof("parameter_choice") != "bool_param":
-            raise InvalidArgument("invalid value type for 'unload_dependents' parameter, expected bool_param.")
+    told = asked.parameters.get("unload_dependents")
+    if told is not None and told.WhichOneof("parameter_choice") != "bool_param":
+        raise InvalidArgument("invalid value type for 'unload_dependents' parameter, expected bool_param.")
     return str(asked.model_name)
 
 

@@ -112,12 +112,14 @@ class Declared:
             self.classes[name] = _whole(parameters, "classification")
             if not self.classes[name]:
                 raise InvalidArgument(f"'classification' of output '{name}' must be at least 1")
-        if "shared_memory_region" in parameters:
-            self.regions[name] = _region(parameters)
-            return name, None
         binary = parameters.get("binary_data", False)
         if type(binary) is not bool:
             raise _wrong("binary_data", "boolean")
+        if "shared_memory_region" in parameters:
+            if binary:
+                raise InvalidArgument("Output can't set both 'shared_memory_region' and 'binary_data'")
+            self.regions[name] = _region(parameters)
+            return name, None
         return name, binary
 
     @property

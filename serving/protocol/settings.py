@@ -105,7 +105,9 @@ def _trace_value(key: str, value: Any) -> Any:
         levels = [value] if isinstance(value, str) else value
         if not isinstance(levels, list) or not levels or any(level not in TRACE_LEVELS for level in levels):
             raise InvalidArgument(f"invalid value for '{key}': {value!r:.100}, expected a list of {', '.join(TRACE_LEVELS)}")
-        return levels
+        if "OFF" in levels and len(levels) > 1:
+            raise InvalidArgument("Expect only one trace level 'OFF' is specified")
+        return list(dict.fromkeys(levels))
     digits = str(value) if type(value) is int else value
     if not isinstance(digits, str):
         raise DecodeError(f"Unable to parse '{key}': attempt to access JSON non-string as string")

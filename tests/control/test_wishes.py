@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serving.control.wishes import MAX_REGIONS, WishBook, handlers, inspect
-from serving.errors import AlreadyExists, InvalidArgument, Unavailable, Unsupported
+from serving.errors import AlreadyExists, Internal, InvalidArgument, Unavailable, Unsupported
 from serving.wishes import SharedRegion, Wishes
 
 
@@ -99,7 +99,7 @@ def test_what_is_not_a_file_is_not_opened(tmp_path: Path) -> None:
     link = Path("/dev/shm") / f"serving-test-{secrets.token_hex(6)}"
     link.symlink_to(tmp_path)
     try:
-        with pytest.raises(InvalidArgument, match="Unable to open shared memory region"):
+        with pytest.raises(Internal, match="Unable to open shared memory region"):
             inspect("r", f"/{link.name}", 0, 1)
     finally:
         link.unlink()

@@ -124,8 +124,8 @@ BOTH = [
     ("headers parameter", Ask(parameters={"headers": "a"}), 400, "INVALID_ARGUMENT", "parameter 'headers' is reserved"),
     ("parameter without a value", Ask(parameters={"foo": None}), 400, "INVALID_ARGUMENT",
      "parameter 'foo' has invalid type. It should be either 'int', 'bool', or 'string'."),
-    ("priority text", Ask(parameters={"priority": "1"}), 400, "INVALID_ARGUMENT", "Unable to parse 'priority'"),
-    ("negative time-out", Ask(parameters={"timeout": -1}), 400, "INVALID_ARGUMENT", "Unable to parse 'timeout'"),
+    ("priority text", Ask(parameters={"priority": "1"}), 400, "INVALID_ARGUMENT", "'priority'"),
+    ("negative time-out", Ask(parameters={"timeout": -1}), 400, "INVALID_ARGUMENT", "'timeout'"),
     ("classes of BYTES", replace(text(bytes(8)), outputs=(("y", {"classification": 1}),)), 400, "INVALID_ARGUMENT",
      "class result not available for output due to unsupported type 'BYTES'"),
     ("no classes", Ask(outputs=(("y", {"classification": 0}),)), 400, "INVALID_ARGUMENT", "'classification'"),
@@ -160,6 +160,9 @@ OTHER = [
     ("region while memory is off", "POST", "systemsharedmemory/region/r/register", {"key": "/k", "offset": 0, "byte_size": 8}, 501,
      "SystemSharedMemoryRegister", service_pb2.SystemSharedMemoryRegisterRequest(name="r", key="/k", byte_size=8), "UNIMPLEMENTED",
      "Client shared memory is disabled"),
+    ("two trace levels, one of them OFF", "POST", "trace/setting", {"trace_level": ["OFF", "TENSORS"]}, 400, "TraceSetting",
+     service_pb2.TraceSettingRequest(settings={"trace_level": service_pb2.TraceSettingRequest.SettingValue(value=["OFF", "TENSORS"])}),
+     "INVALID_ARGUMENT", "Expect only one trace level 'OFF' is specified"),
 ]  # fmt: skip
 JSON = [
     ("several dimensions that are none", b'{"inputs":[{"name":"x","datatype":"FP32","shape":["1",3],"data":[1,2,3]}]}',
@@ -172,6 +175,9 @@ JSON = [
     ("deep", b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,3],"data":' + b"[" * 101 + b"]" * 101 + b"}]}",
      "JSON nesting depth exceeds maximum allowed limit (100)"),
     ("deeper than any parser", b"[" * 250_000, "JSON nesting depth exceeds maximum allowed limit (100)"),
+    ("output in memory and in the answer", b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,3],"data":[1,2,3]}],"outputs":'
+     b'[{"name":"y","parameters":{"shared_memory_region":"r","shared_memory_byte_size":12,"binary_data":true}}]}',
+     "Output can't set both 'shared_memory_region' and 'binary_data'"),
     ("parameter that is an object", b'{"inputs":[],"parameters":{"foo":{}}}', "parameter 'foo' has invalid type"),
 ]  # fmt: skip
 

@@ -95,6 +95,8 @@ def test_log_settings_take_effect(path: DataPath) -> None:
         ("/v2/logging", [], 400, "the document is not an object"),
         ("/v2/trace/setting", {"trace_file": "/tmp/x"}, 501, "trace file location can not be updated through network protocol"),
         ("/v2/trace/setting", {"trace_level": ["LOUD"]}, 400, "invalid value for 'trace_level'"),
+        ("/v2/systemsharedmemory/register", {}, 400, "'region name' is necessary to register system shared memory region"),
+        ("/v2/cudasharedmemory/register", {}, 400, "'region name' is necessary to register cuda shared memory region"),
         ("/v2/trace/setting", {"trace_level": []}, 400, "invalid value for 'trace_level'"),
         ("/v2/trace/setting", {"trace_rate": "often"}, 400, "invalid value for 'trace_rate'"),
         ("/v2/trace/setting", {"trace_count": "-2"}, 400, "invalid value for 'trace_count'"),
@@ -107,6 +109,14 @@ def test_what_cannot_be_set(path: DataPath, where: str, body: Any, status: int, 
     answer = httpx.post(f"http://{path.rest}{where}", json=body)
     assert answer.status_code == status
     assert text in answer.json()["error"]
+
+
+def test_a_model_has_one_set_of_trace_settings_whichever_version_is_asked(path: DataPath) -> None:
+    own = f"http://{path.rest}/v2/models/pair/versions/2/trace/setting"
+    assert httpx.post(own, json={"trace_level": ["TENSORS", "TENSORS"], "trace_rate": "7"}).json()["trace_level"] == ["TENSORS"]
+    assert httpx.get(f"http://{path.rest}/v2/models/pair/trace/setting").json()["trace_rate"] == "7"
+    assert httpx.post(own, json={"trace_level": None, "trace_rate": None}).json()["trace_rate"] == "1000"
+    assert httpx.get(own.replace("/2/", "/x/")).status_code == 404
 
 
 def test_grpc_says_the_same(path: DataPath) -> None:

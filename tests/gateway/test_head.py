@@ -45,6 +45,8 @@ def test_keep_alive_follows_version_and_connection(block: bytes, keep_alive: boo
         head("Transfer-Encoding: gzip"),
         head("Transfer-Encoding: gzip, chunked"),
         head("Transfer-Encoding: chunked, chunked"),
+        head("Host: h"),
+        head("Host: other"),
         head("Bad Header: x"),
         head(": x"),
         b"GET / HTTP/1.1\nHost: h\n\r\n\r\n",
@@ -70,6 +72,11 @@ def test_garbage_raises_decode_error_or_parses(data: bytes) -> None:
 @pytest.mark.parametrize(("value", "length"), [("0", 0), ("17", 17), ("17 \t", 17), ("abc", -1), ("-3", -1), ("", -1), ("9" * 30, -1)])
 def test_the_inference_header_length_is_a_number_or_marked(value: str, length: int) -> None:
     assert parse_head(head(f"Inference-Header-Content-Length: {value}")).inference_header_length == length
+
+
+def test_a_client_of_http_1_0_is_not_told_to_go_on() -> None:
+    assert parse_head(head("Expect: 100-Continue")).expect_continue
+    assert not parse_head(head("Expect: 100-continue", start="POST / HTTP/1.0")).expect_continue
 
 
 def test_an_offer_to_upgrade_is_ignored() -> None:

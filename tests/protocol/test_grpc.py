@@ -171,3 +171,32 @@ def test_tensors_without_elements_need_no_raw(order: str) -> None:
     for fields in ({"raws": []}, {"raws": [b""]}):
         got, _ = alone.decode(Splitter().split(memoryview(message(declared("x", "FP32", (0,)), **fields).SerializeToString())))
         assert payload(got) == b""
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "value", "words"),
+    [
+        ("sequence_id", "double_param", 1.0, "invalid value type for 'sequence_id' parameter, expected int64_param or string_param."),
+        ("sequence_start", "int64_param", 1, "invalid value type for 'sequence_start' parameter, expected bool_param."),
+        ("sequence_end", "string_param", "", "invalid value type for 'sequence_end' parameter, expected bool_param."),
+        ("priority", "string_param", "1", "invalid value type for 'priority' parameter, expected int64_param or uint64_param."),
+        ("priority", "int64_param", -1, "invalid value for 'priority', expected value >= 0."),
+        ("timeout", "string_param", "1", "invalid value type for 'timeout' parameter, expected int64_param."),
+        ("timeout", "int64_param", -1, "invalid value for 'timeout', expected value >= 0."),
+        ("triton_enable_empty_final_response", "int64_param", 1, "expected bool_param."),
+    ],
+)
+def test_parameters_of_the_servers_own_have_their_kinds(key: str, kind: str, value: Any, words: str) -> None:
+    asked = message(*BOTH, raws=[ROWS, ROWS])
+    setattr(asked.parameters[key], kind, value)
+    with pytest.raises(InvalidArgument) as refused:
+        GrpcCodec("simple", "1", SIMPLE).decode(Splitter().split(asked.SerializeToString()))
+    assert words in refused.value.message
+
+
+def test_contents_that_are_there_but_empty_do_not_stand_beside_raws() -> None:
+    """As in Triton: a field that is set counts, whatever is in it."""
+    asked = message(*BOTH, raws=[ROWS, ROWS])
+    asked.inputs[1].contents.SetInParent()
+    with pytest.raises(InvalidArgument, match="contents field must not be specified when using raw_input_contents for 'INPUT1'"):
+        GrpcCodec("simple", "1", SIMPLE).decode(Splitter().split(asked.SerializeToString()))

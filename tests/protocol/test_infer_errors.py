@@ -144,7 +144,7 @@ GRPC: list[tuple[str, Signature, Any, str]] = [
     ("surplus raw", ONE, message(declared("x", shape=(4,)), raws=[bytes(16), b""]), "unexpected additional input data for model 'simple'"),
     ("parameter without a value", ONE, message(declared("x", shape=(4,)), parameters={"foo": {}}), "parameter 'foo' has invalid type."),
     ("priority text", ONE, message(declared("x", shape=(4,)), parameters={"priority": {"string_param": "1"}}),
-     "Unable to parse 'priority'"),
+     "invalid value type for 'priority' parameter, expected int64_param or uint64_param."),
     ("bytes not protobuf", ONE, b"\x0a\xff", "cannot parse the protobuf message"),
     ("raw cut off", ONE, b"\x3a\x05abc", "cannot parse the protobuf message"),
     ("group wire type", ONE, b"\x0b\x0c", "cannot parse the protobuf message"),
