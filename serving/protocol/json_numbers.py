@@ -42,6 +42,11 @@ class Numbers:
 
         Raises InvalidArgument where the array is nested too deep.
         """
+        found = self.read(dtype)
+        return found if found is not None and len(found) == count * dtype.itemsize else None
+
+    def read(self, dtype: DType) -> bytes | None:
+        """Return all elements as wire bytes, None where one is not of this datatype or there is none. Raises as `wire` does."""
         kind = _BUFFER.get(dtype.label)
         if kind is None:
             return None
@@ -51,13 +56,11 @@ class Numbers:
             found = np.frombuffer(self._array.as_buffer(of_type=code), wide)
         except (TypeError, ValueError):  # an element of another kind, or beyond 64 bits; an empty array
             return None
-        if len(found) != count:
-            return None
         if dtype.numpy == wide:
             return found.tobytes()
         if code == "i":
             bounds = np.iinfo(dtype.numpy)
-            if count and (found.min() < bounds.min or found.max() > bounds.max):
+            if len(found) and (found.min() < bounds.min or found.max() > bounds.max):
                 return None
         with np.errstate(over="ignore"):  # 1e300 is Infinity as FP32
             return found.astype(dtype.numpy).tobytes()
@@ -72,6 +75,16 @@ class Numbers:
             inner, depth = inner[0], depth + 1
             if depth > MAX_DEPTH:
                 raise InvalidArgument(DEPTH_MESSAGE)
+
+
+class Wire:
+    """An array that has been read (`json_slices.py`): wire bytes in pieces."""
+
+    __slots__ = ("count", "parts")
+
+    def __init__(self, parts: list[bytes], dtype: DType) -> None:
+        self.parts = parts
+        self.count = sum(map(len, parts)) // dtype.itemsize
 
 
 class LargeReader:

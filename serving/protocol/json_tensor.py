@@ -17,7 +17,7 @@ import orjson
 
 from serving.errors import InvalidArgument
 from serving.inference import Buffer
-from serving.protocol.json_numbers import Numbers
+from serving.protocol.json_numbers import Numbers, Wire
 from serving.protocol.json_text import DEPTH_MESSAGE, MAX_DEPTH
 from serving.tensor import DType
 
@@ -40,16 +40,22 @@ _KIND: Final[dict[str, tuple[str, set[type]]]] = {
     **dict.fromkeys(("INT8", "INT16", "INT32", "INT64"), ("signed-integer", {int})),
     **dict.fromkeys(("UINT8", "UINT16", "UINT32", "UINT64"), ("unsigned-integer", {int})),
 }
+_SLICE: Final = 8192
+"""Elements that are written at once."""
 _NUMPY_ABOVE: Final = 512
 """Elements from which numpy prints faster than a list (benchmarks/micro/protocol.py)."""
 
 
-def decode(data: list[Any] | Numbers, dtype: DType, count: int, name: str, text: bytes) -> bytes:
+def decode(data: list[Any] | Numbers | Wire, dtype: DType, count: int, name: str, text: bytes) -> bytes:
     """Return the wire bytes of a flat, nested or ragged list with `count` elements in all.
 
     `text`: where the list comes from; one with neither `true` nor `false` in it saves a look at each element.
     Raises InvalidArgument for elements of another type or out of range, a wrong count, or nesting beyond MAX_DEPTH.
     """
+    if isinstance(data, Wire):
+        if data.count != count:
+            raise _miscounted(name, count, data.count)
+        return b"".join(data.parts)
     if isinstance(data, Numbers):
         found = data.wire(dtype, count)
         if found is not None:
@@ -76,9 +82,20 @@ def encode(dtype: DType, data: Buffer, name: str) -> bytes:
 
     Raises InvalidArgument for what JSON cannot say: FP16, BF16, and BYTES that are not UTF-8.
     """
-    if dtype is _BYTES:
-        return orjson.dumps(_split_strings(memoryview(data), name))
     view = memoryview(data)
+    if dtype is _BYTES:
+        texts = _split_strings(view, name)
+        return _joined([orjson.dumps(texts[at : at + _SLICE]) for at in range(0, len(texts) or 1, _SLICE)])
+    step = _SLICE * dtype.itemsize
+    return _joined([_numbers(dtype, view[at : at + step], name) for at in range(0, len(view) or 1, step)])
+
+
+def _joined(lists: list[bytes]) -> bytes:
+    """Return lists one behind the other as one. Large tensors are written in slices: others may run between two of them."""
+    return lists[0] if len(lists) == 1 else b"[%s]" % b",".join([text[1:-1] for text in lists])
+
+
+def _numbers(dtype: DType, view: memoryview, name: str) -> bytes:
     if dtype is _BOOL:
         return orjson.dumps(view.cast("?").tolist())
     code = ARRAY_CODE.get(dtype.label)
@@ -165,11 +182,14 @@ def _checked(flat: list[Any], depth: int, dtype: DType, count: int, name: str) -
     if not kinds <= allowed:
         raise InvalidArgument(f"Unable to parse 'data': attempt to access JSON non-{word} as {word} (input '{name}')")
     if len(flat) != count:
-        raise InvalidArgument(
-            "Unable to parse 'data': Shape does not match true shape of 'data' field "
-            f"(input '{name}': {count} elements expected, got {len(flat)})"
-        )
+        raise _miscounted(name, count, len(flat))
     return flat
+
+
+def _miscounted(name: str, expected: int, got: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"Unable to parse 'data': Shape does not match true shape of 'data' field (input '{name}': {expected} elements expected, got {got})"
+    )
 
 
 def _join_strings(flat: list[str]) -> bytes:

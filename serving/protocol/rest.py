@@ -13,6 +13,7 @@ from serving.inference import Buffer, InferRequest, InferResponse, Layout
 from serving.protocol import json_tensor
 from serving.protocol.check import Accepted, Contract
 from serving.protocol.json_numbers import LARGE_BYTES, LargeReader
+from serving.protocol.json_slices import Outline
 from serving.protocol.json_text import parse
 from serving.protocol.recent import Recent
 from serving.protocol.rest_answer import RestAnswer
@@ -87,6 +88,11 @@ class RestCodec:
                         known.plan,
                     )  # fmt: skip
         return self._decode(body, header_length)
+
+    def decode_outline(self, outline: Outline) -> tuple[InferRequest, RestPlan]:
+        """Return the same as `decode` for a JSON body that has been read in slices."""
+        declared = Declared(outline.document)
+        return self._read(declared, outline.text, memoryview(b""), declared.id, None)
 
     def encode(self, plan: RestPlan, response: InferResponse) -> tuple[list[Buffer], int | None]:
         """Return the parts of the body and the value of Inference-Header-Content-Length (None: plain JSON, no header)."""

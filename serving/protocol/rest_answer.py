@@ -42,10 +42,12 @@ class _Head:
 class RestAnswer:
     """Outputs in model order, each with whether it is wanted binary. Keeps the JSON per layout of the response."""
 
-    __slots__ = ("_heads", "_opening", "_outputs")
+    __slots__ = ("_heads", "_opening", "_outputs", "json")
 
     def __init__(self, model: str, version: str, outputs: tuple[tuple[str, bool | None], ...]) -> None:
         self._outputs = outputs
+        self.json = any(binary is False for _, binary in outputs)
+        """Some tensors are written as text."""
         self._opening = b'{"model_name":' + orjson.dumps(model) + b',"model_version":' + orjson.dumps(version)
         self._heads: dict[int, _Head] = {}  # by id(): the head holds its layout, so the id is not used again
 

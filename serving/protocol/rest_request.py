@@ -7,7 +7,7 @@ from typing import Any, Final
 from serving.errors import DecodeError, InvalidArgument
 from serving.protocol import control
 from serving.protocol.check import check_declared
-from serving.protocol.json_numbers import Numbers
+from serving.protocol.json_numbers import Numbers, Wire
 from serving.protocol.json_tensor import BINARY_ONLY, binary_only_input
 from serving.protocol.special import Region
 
@@ -18,7 +18,7 @@ _NOTHING: Final[dict[str, Any]] = {}
 class Declared:
     """Inputs in the order of the request. Per input either `data` (a JSON list) or `sizes` (bytes that follow) says something.
 
-    data     the JSON list (of a large request its Numbers), or None for an input that is elsewhere
+    data     the JSON list (of a large request its Numbers, or Wire), or None for an input that is elsewhere
     sizes    binary_data_size, or -1 for an input in JSON or in shared memory
     shared   the region of an input that lies in one, else None
     outputs  requested ones in their order; none = all, `all_binary` or not
@@ -44,7 +44,7 @@ class Declared:
         self.all_binary: bool = parameters.get("binary_data_output", False)
         if type(self.all_binary) is not bool:
             raise _wrong("binary_data_output", "boolean")
-        self.data: list[list[Any] | Numbers | None] = []
+        self.data: list[list[Any] | Numbers | Wire | None] = []
         self.sizes: list[int] = []
         self.shared: list[Region | None] = []
         names: list[str] = []
@@ -89,7 +89,7 @@ class Declared:
             found = "more than one" if sources else "none"
             raise InvalidArgument(f"Input must set only one of the following fields: {_ONE_SOURCE}. Found {found} for input '{name}'")
         if present:
-            if type(data) is not list and type(data) is not Numbers:
+            if type(data) is not list and type(data) is not Numbers and type(data) is not Wire:
                 raise _wrong("data", "array")
             if label in BINARY_ONLY:
                 raise binary_only_input(label, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
 import socket
 import threading
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 import tritonclient.grpc as tgrpc
 import tritonclient.http as thttp
@@ -67,6 +69,26 @@ def test_16_megabytes_beside_small_calls(path: DataPath) -> None:
             served.set()
         for job in heavy:
             job.result()
+
+
+@pytest.mark.parametrize("way", ["plain", "gzip", "chunked"])
+@pytest.mark.parametrize("wrong", ["", "2 elements expected", "non-number as number"])
+def test_large_json_both_ways(path: DataPath, way: str, wrong: str) -> None:
+    """A body that is read in slices, in a thread, and an answer that is written so."""
+    value = np.random.default_rng(1).random((2, 75_000), np.float32)
+    shape = [1, 2] if "expected" in wrong else list(value.shape)
+    body = orjson.dumps({"id": "big", "inputs": [{"name": "x", "datatype": "FP32", "shape": shape, "data": value.tolist()}]})
+    if "number" in wrong:
+        body = body.replace(b"]]", b",null]]")
+    headers = {"Content-Encoding": "gzip"} if way == "gzip" else {}
+    sent = gzip.compress(body, 1) if way == "gzip" else iter([body[:MB], body[MB:]]) if way == "chunked" else body
+    answer = httpx.post(f"http://{path.rest}/v2/models/echo_fp32/infer", content=sent, headers=headers, timeout=60)
+    if wrong:
+        assert (answer.status_code, wrong in answer.json()["error"]) == (400, True), answer.text[:300]
+    else:
+        found = answer.json()
+        assert found["id"] == "big"
+        np.testing.assert_array_equal(np.array(found["outputs"][0]["data"], np.float32).reshape(value.shape), value)
 
 
 @pytest.fixture
