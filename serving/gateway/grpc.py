@@ -14,6 +14,7 @@ from serving.errors import Code, DecodeError, NotFound, ServingError, Unsupporte
 from serving.gateway import reflection
 from serving.gateway.call import Call
 from serving.gateway.desk import DeskClient
+from serving.gateway.door import check_grpc
 from serving.gateway.errand import grpc_errand
 from serving.gateway.extensions import extensions
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
@@ -117,6 +118,7 @@ class GrpcApi:
         if served.decoupled:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
         client = service.ask(served, connection.client) if service.clients is not None else None
+        check_grpc(service, served, asked.head_bytes)
         request, plan = served.grpc.decode(asked)
         if head.forwarded:
             service.forwarding.put(request, head.forwarded)

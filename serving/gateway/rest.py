@@ -12,6 +12,7 @@ from serving.gateway.call import Call
 from serving.gateway.client_limits import Client
 from serving.gateway.desk import DeskClient
 from serving.gateway.docs import PAGE
+from serving.gateway.door import check_rest
 from serving.gateway.errand import rest_errand
 from serving.gateway.extensions import extensions
 from serving.gateway.generate import generate, generate_stream
@@ -171,6 +172,7 @@ class RestApi:
                 raise Unsupported(DECOUPLED)
             if service.clients is not None and not asked:
                 client = service.ask(served, connection.client)
+            check_rest(service, served, body, head.inference_header_length)
             request, plan = served.rest.decode(body, head.inference_header_length)
             if head.forwarded:
                 service.forwarding.put(request, head.forwarded)

@@ -314,11 +314,15 @@ class Service:
         elif response.code is Code.QUEUE_FULL:
             load.full(now)
 
-    def _check_queue(self, served: Served, load: Load, request: InferRequest, now: float) -> None:
-        """Raise QueueFull for a request that would not be served, or in vain; QueueTimeout where its time-out says so."""
-        if load.capped(now):
+    def check_full(self, served: Served, load: Load, now: float) -> None:
+        """Raise QueueFull where the replicas have no room for one more of this load. While draining that is for `submit` to say."""
+        if load.capped(now) and not self._draining:
             served.tally.reject("queue_full")
             raise QueueFull(QUEUE_FULL, retry_after_s=1.0)
+
+    def _check_queue(self, served: Served, load: Load, request: InferRequest, now: float) -> None:
+        """Raise QueueFull for a request that would not be served, or in vain; QueueTimeout where its time-out says so."""
+        self.check_full(served, load, now)
         answer_s, start_s = load.forecast(now)
         deadline = request.deadline
         overdue_s = start_s - request.timeout_us * 1e-6 if request.timeout_us else 0.0
