@@ -1,19 +1,36 @@
-"""ends: how processes have ended that the nursery has forked. It alone is told by the kernel; it leaves a note, others read it."""
+"""ends: how processes have ended that the nursery has forked. It alone is told by the kernel; it leaves a note, others read it.
+
+A process that has to end itself does it here, too: `end`.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from serving.cluster import memory
+log = logging.getLogger(__name__)
 
+MEMORY_CODE, HUNG_CODE = 86, 87
+"""Exit codes of processes that end themselves."""
 FOLDER = "ends"
 KEPT = 256
 """Notes that are kept."""
 _MEMORY = ": this machine was out of memory, or somebody killed it"
+
+
+def end(reason: str, told: Callable[[str], None], code: int) -> NoReturn:
+    """End this process at once, whatever its threads are doing. told: hears why before."""
+    log.error("%s: the process ends", reason)
+    try:
+        told(reason)
+    finally:
+        os._exit(code)
 
 
 class Reaper:
@@ -85,7 +102,7 @@ def cause(run_dir: Path, pid: int, after: float) -> str:
         code = int((run_dir / FOLDER / str(pid)).read_text())
     except (OSError, ValueError):
         return "ended"
-    if code == memory.EXIT_CODE:
+    if code == MEMORY_CODE:
         return "was ended: it took more memory than resources.memory_mb"
     if code >= 0:
         return f"ended with exit code {code}"

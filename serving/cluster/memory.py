@@ -7,16 +7,13 @@ allocates is seen when it lets go.
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+from serving.cluster import ends
 
 LOOK_S = 0.2
-EXIT_CODE = 86
 MB = 1 << 20
 
 
@@ -41,11 +38,7 @@ class MemoryLimit:
             used = self._used()
             if used > self._limit_mb * MB:
                 reason = f"it took {used // MB} MB of memory, and resources.memory_mb is {self._limit_mb}"
-                log.error("%s: the process ends", reason)
-                try:
-                    self._told(reason)
-                finally:
-                    os._exit(EXIT_CODE)
+                ends.end(reason, self._told, ends.MEMORY_CODE)
 
 
 def anonymous_bytes() -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving.cluster import serve_api
+from serving.cluster import ends, serve_api
 from serving.cluster.memory import MemoryLimit
 from serving.cluster.shell import enter, go_first
 from serving.cluster.starts import Starts
@@ -21,7 +21,6 @@ from serving.replica.host import ReplicaHost
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
-HUNG_CODE = 87
 
 
 class Replica:
@@ -43,7 +42,9 @@ class Replica:
         self._starts.begin(name, code)
         if limit_mb := sum(version.memory_mb for version in held.versions):
             MemoryLimit(limit_mb, self._starts.failed).start()
-        self._host = ReplicaHost(held, name, told.run_dir, tcp_host, device=device, hung=self._end)
+        # A thread hangs, which nothing but the end of the process can end.
+        hung = partial(ends.end, told=self._starts.failed, code=ends.HUNG_CODE)
+        self._host = ReplicaHost(held, name, told.run_dir, tcp_host, device=device, hung=hung)
         try:
             await asyncio.to_thread(self._host.start, _note)
         except ServingError as error:
@@ -54,14 +55,6 @@ class Replica:
             raise
         self._starts.ready()
         self._reporter = Reporter(told.run_dir, "replica", name, self._samples)
-
-    def _end(self, reason: str) -> None:
-        """End this process: a thread of it hangs, which nothing else can end."""
-        log.error("%s: the process ends", reason)
-        try:
-            self._starts.failed(reason)
-        finally:
-            os._exit(HUNG_CODE)
 
     async def _samples(self) -> list[list[Any]]:
         self._trouble.tell(*self._host.trouble())

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 
-from serving.cluster.memory import EXIT_CODE, MB, MemoryLimit, anonymous_bytes
+from serving.cluster.ends import MEMORY_CODE
+from serving.cluster.memory import MB, MemoryLimit, anonymous_bytes
 
 PROGRAM = """
 import sys, threading
@@ -20,7 +21,7 @@ threading.Event().wait(float(sys.argv[2]))
 
 def test_the_process_ends_with_its_reason() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, "20", "30"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == EXIT_CODE
+    assert done.returncode == MEMORY_CODE
     assert "MB of memory, and resources.memory_mb is" in done.stdout
 
 
