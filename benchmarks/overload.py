@@ -6,7 +6,11 @@ A replica (8 rows in `--batch-ms`, a queue of 64) and a gateway run in processes
 that the row says, whatever has become of those before. `in time` are answers 200 within the request's time, `goodput` is their rate by
 what the model can do. The last row of each block is the normal load again, from the first second after the flood on. How long a refusal
 takes is measured by a process of its own with eight threads that ask one request after the other, so that no client waits for itself;
-what was let in and was not started within its time-out is not a refusal and stands in a column of its own.
+what was let in and was not started within its time-out is not a refusal and stands in a column of its own. With urgent requests about,
+an ordinary one may wait in the queue and be displaced: that is a late refusal, and the last row has some.
+
+The first row is the same load on a server that only ever says 503, in some lines: what machine, clients and probe take by themselves.
+`stolen` is the share of the processors that the machine's host gave to others meanwhile: at a tenth of them the bare server is as slow.
 """
 
 from __future__ import annotations
@@ -14,16 +18,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import os
 import random
 import socket
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from statistics import quantiles
 from time import perf_counter, sleep
+from typing import Any, cast
 
 import psutil
 import uvloop
@@ -68,6 +76,30 @@ def gateway(directory: str, address: dict[str, str], pipe: Connection) -> None:
     pipe.send(port)
     pipe.recv()
     server.stop()
+
+
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n"
+
+
+class Refusing(asyncio.Protocol):
+    """Answers everything with a refusal."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._write = cast(asyncio.Transport, transport).write
+
+    def data_received(self, data: bytes) -> None:
+        self._write(REFUSAL)
+
+
+def bare(pipe: Connection) -> None:
+    """Be a server that refuses until the pipe says something."""
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Refusing, "127.0.0.1", 0, backlog=4096)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await asyncio.to_thread(pipe.recv)
+
+    uvloop.run(serve())
 
 
 EXPIRED = b'"Request timeout expired"'
@@ -149,6 +181,7 @@ class Phase:
     answered_s: list[float] = field(default_factory=list)
     expired: int = 0
     probed: Probed = field(default_factory=Probed)
+    stolen: float = 0.0
 
 
 class Clients:
@@ -207,6 +240,7 @@ def row(name: str, phase: Phase, capacity: float, processes: list[psutil.Process
         f"{good / phase.seconds / capacity:.2f}",
         f"{percentile(phase.answered_s, 50):.0f}, {percentile(phase.answered_s, 99):.0f}",
         f"{percentile(phase.probed.refused_s, 50):.1f}, {percentile(phase.probed.refused_s, 99):.1f} ({len(phase.probed.refused_s)})",
+        f"{phase.stolen:.0%}",
         str(phase.probed.bare),
         str(phase.expired),
         ", ".join(f"{status}: {n}" for status, n in sorted(by_status(phase).items())),
@@ -221,34 +255,57 @@ def by_status(phase: Phase) -> Counter[int]:
     return found
 
 
-async def measure(port: int, capacity: float, seconds: float, processes: list[psutil.Process], pipe: Connection) -> list[list[str]]:
-    clients = Clients(port)
-    await clients.connect()
-    dice = random.Random(1)
-    rows = []
-    pipe.send(_body(0, 0.0))
+class Loader:
+    """Clients and probe on one port."""
 
-    async def load(phase: Phase) -> None:
-        pipe.send(_body(0, phase.timeout_s))
-        await asyncio.to_thread(pipe.recv)
-        await clients.run(phase, dice)
-        pipe.send(_body(0, phase.timeout_s))
-        phase.probed = await asyncio.to_thread(pipe.recv)
+    def __init__(self, port: int, pipe: Connection) -> None:
+        self._clients = Clients(port)
+        self._pipe = pipe
+        self._dice = random.Random(1)
+
+    async def connect(self) -> None:
+        await self._clients.connect()
+        self._pipe.send(_body(0, 0.0))
+
+    async def run(self, phase: Phase) -> None:
+        self._pipe.send(_body(0, phase.timeout_s))
+        await asyncio.to_thread(self._pipe.recv)
+        stolen_s = machine.stolen_s()
+        await self._clients.run(phase, self._dice)
+        phase.stolen = (machine.stolen_s() - stolen_s) / phase.seconds / (os.cpu_count() or 1)
+        self._pipe.send(_body(0, phase.timeout_s))
+        phase.probed = await asyncio.to_thread(self._pipe.recv)
+
+    def end(self) -> None:
+        self._pipe.send(b"")
+
+
+async def measure_bare(loader: Loader, capacity: float, seconds: float, process: psutil.Process) -> list[str]:
+    await loader.connect()
+    phase = Phase(6.0 * capacity, seconds)
+    await loader.run(phase)
+    loader.end()
+    return row("6 x, bare server", phase, capacity, [process])
+
+
+async def measure(loader: Loader, capacity: float, seconds: float, processes: list[psutil.Process]) -> list[list[str]]:
+    await loader.connect()
+    rows = []
 
     for title, timeout_s in (("", 0.0), (", timeout 100 ms", 0.1)):
         for times in (0.5, 1.0, 3.0, 6.0, 0.5):
             phase = Phase(times * capacity, seconds if times > 0.5 else 1.0 + seconds / 4, timeout_s)
-            await load(phase)
+            await loader.run(phase)
             rows.append(row(f"{times:g} x{title}", phase, capacity, processes))
     phase = Phase(2.7 * capacity, seconds, priorities=(1, 0, 200))
-    await load(phase)
+    await loader.run(phase)
     rows.append(row("2.7 x, a third each", phase, capacity, processes))
     for priority, word in ((1, "urgent"), (0, "ordinary"), (200, "patient")):
         of = {status: n for (p, status), n in sorted(phase.codes.items()) if p == priority}
         rows.append(
-            [f"  {word}", f"{sum(of.values()) / seconds:.0f}", f"{of.get(200, 0) / seconds:.0f}", "", "", "", "", "", str(of)[1:-1], ""]
+            [f"  {word}", f"{sum(of.values()) / seconds:.0f}", f"{of.get(200, 0) / seconds:.0f}", "", "", "", "", "", "", str(of)[1:-1], ""]
         )
-    pipe.send(b"")
+    loader.end()
     return rows
 
 
@@ -260,22 +317,30 @@ def main() -> None:
     options = parser.parse_args()
     capacity = ROWS / (options.batch_ms / 1e3)
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="o-") as directory:
-        (ours, theirs), (ours2, theirs2) = spawn.Pipe(), spawn.Pipe()
-        behind = spawn.Process(target=replica, args=(directory, options.batch_ms / 1e3, theirs), daemon=True)
-        behind.start()
-        front = spawn.Process(target=gateway, args=(directory, ours.recv(), theirs2), daemon=True)
-        front.start()
-        processes = [psutil.Process(front.pid), psutil.Process(behind.pid)]
-        port = ours2.recv()
-        (ours3, theirs3) = spawn.Pipe()
-        prober = spawn.Process(target=probe, args=(port, theirs3), daemon=True)
+
+    def probing(port: int) -> Loader:
+        ours, theirs = spawn.Pipe()
+        prober = spawn.Process(target=probe, args=(port, theirs), daemon=True)
         prober.start()
-        rows = uvloop.run(measure(port, capacity, options.seconds, processes, ours3))
-        prober.join(10)
-        for pipe, process in ((ours2, front), (ours, behind)):
-            pipe.send("stop")
-            process.join(10)
+        return Loader(port, ours)
+
+    def start(target: Callable[..., None], *arguments: object) -> tuple[Any, psutil.Process]:
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(target=target, args=(*arguments, theirs), daemon=True)
+        process.start()
+        started.append((ours, process))
+        return ours.recv(), psutil.Process(process.pid)
+
+    started: list[tuple[Connection, SpawnProcess]] = []
+    with tempfile.TemporaryDirectory(prefix="o-") as directory:
+        port, process = start(bare)
+        rows = [uvloop.run(measure_bare(probing(port), capacity, options.seconds, process))]
+        address, behind = start(replica, directory, options.batch_ms / 1e3)
+        port, front = start(gateway, directory, address)
+        rows += uvloop.run(measure(probing(port), capacity, options.seconds, [front, behind]))
+        for pipe, child in reversed(started):
+            pipe.send(b"")
+            child.join(10)
     header = [
         "load",
         "offered/s",
@@ -283,6 +348,7 @@ def main() -> None:
         "goodput",
         "200: p50, p99 ms",
         "refused: p50, p99 ms (count)",
+        "stolen",
         "no Retry-After",
         "expired",
         "statuses",
