@@ -16,7 +16,7 @@ from serving.control.acceptance import Act, accept
 from serving.control.event import Event
 from serving.control.ports import Acknowledged, Clock, Cluster, Revision, Seen, Store, VersionSeen
 from serving.control.status import GatewayStatus, State, Status, VersionStatus
-from serving.control.wishes import WishBook
+from serving.control.wishes import Edit, Tell, WishBook
 from serving.control.witness import Sight, Witness, memory
 from serving.errors import Unavailable
 from serving.plan import (
@@ -40,6 +40,7 @@ from serving.plan import (
 )
 from serving.routing import Route, RouteTable, part_words
 from serving.state import GatewayState
+from serving.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _everybody(_: AccessSettings) -> None:
 
 
 class Controller:
-    """Not thread-safe: one thread calls `accept` and `tick`; `status` may be read from anywhere."""
+    """Not thread-safe: one thread calls `accept`, `wish` and `tick`; `status` may be read from anywhere."""
 
     def __init__(self, cluster: Cluster, store: Store, clock: Clock, access: Access = _everybody, wishes: WishBook | None = None) -> None:
         """access: from what the settings say to what gateways have to check."""
@@ -125,6 +126,13 @@ class Controller:
         versions = tuple(replace(v, state="starting") if v.state == "failed" and v.model in again else v for v in self.status.versions)
         self.status = replace(self.status, revision=self._revision.number, settled=False, versions=versions)
         return self._revision.number
+
+    def wish(self, edit: Edit, tell: Tell) -> Wishes:
+        """Edit what clients wish; the next tick tells the gateways, and records what `tell` makes of the change."""
+        before = self.wishes.now
+        after = self.wishes.edit(edit)
+        self._untold = [*self._untold, *tell(before, after)][-UNTOLD:]
+        return after
 
     def tick(self) -> None:
         """One round. Raises ServingError where the cluster cannot be asked; the next tick begins anew."""

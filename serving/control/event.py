@@ -5,6 +5,7 @@ in later shows (`verify`). Whoever can write the file can make the whole chain a
 receiver has every hash) tells that, too. Kinds are words with dots:
 
     apply delete rollback restore settings             a change that was accepted; `model` says of what, `who` and `why` by whom
+    settings.log settings.trace                        what clients of the protocol set; ends with the engine
     approval.asked approval.given approval.refused     changes that wait until somebody else agrees
     traffic live                                       all gateways have a route; another version, or other contents, holds the endpoint
     version.ready version.failed version.down version.stopped
@@ -23,9 +24,10 @@ from typing import Any, Self
 
 GENESIS = "0" * 64
 """What stands before the first event."""
-CHANGES = ("apply", "delete", "rollback", "restore", "settings")
 ENGINE = "engine"
 """Who, where nobody asked for it."""
+CLIENT = "client"
+"""Who, where a client of the protocol asked for it while nobody is asked who they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from serving.control.acceptance import Act, part
+from serving.control.event import CLIENT
 from serving.control.runner import Runner
 from serving.control.shelving import declared, loaded, restored, unloaded
 from serving.control.status import Status, VersionStatus
@@ -31,8 +32,6 @@ TRAVERSAL = "model name must not contain path traversal characters"
 MAX_FILES, MAX_FILE_BYTES = 1000, 512 << 20
 """Of one load request; bytes of all its files together."""
 _AT_ONCE = 64
-CLIENT = "client"
-"""Who, while nobody is asked who they are."""
 _STATES = {"ready": "READY", "starting": "LOADING", "failed": "UNAVAILABLE", "stopping": "UNLOADING"}
 
 

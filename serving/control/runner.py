@@ -11,7 +11,7 @@ from serving.control.acceptance import Act
 from serving.control.controller import Controller
 from serving.control.ports import Revision
 from serving.control.status import Status
-from serving.control.wishes import Edit
+from serving.control.wishes import Edit, Tell, untold
 from serving.errors import ServingError, Unavailable
 from serving.plan import Outlook, Target, World
 from serving.wishes import Wishes
@@ -23,6 +23,10 @@ BUSY_S = 0.1
 TROUBLED_S = 2.0
 WISH_S = 30.0
 """How long a client waits for all gateways to know what it has asked for."""
+
+
+REACH_S = 5.0
+"""How long it is waited for gateways to have an edit."""
 
 
 class SystemClock:
@@ -88,10 +92,13 @@ class Runner:
         """Clients may register shared memory."""
         return self._controller.target.settings.client_shared_memory
 
-    def wish(self, edit: Edit) -> Wishes:
-        """Edit what clients wish; return when every gateway knows. Raises what `edit` raises, Unavailable where one does not answer."""
+    def wish(self, edit: Edit, tell: Tell = untold) -> Wishes:
+        """Edit what clients wish; return when every gateway knows. Raises what `edit` raises, Unavailable where one does not answer.
+
+        What `tell` makes of the change is on record then.
+        """
         with self._turned:
-            wishes = self._controller.wishes.edit(edit)
+            wishes = self._controller.wish(edit, tell)
         self._wanted.set()
         with self._turned:
             if not self._turned.wait_for(lambda: self._controller.wishes_told >= wishes.number, WISH_S):
@@ -99,9 +106,16 @@ class Runner:
         return wishes
 
     def wait(self, revision: int, timeout_s: float) -> Status:
-        """Return the status when the revision (or a later one) is settled, or when the time is over."""
+        """Return the status when the revision (or a later one) is settled, or when the time is over.
+
+        With 0 it is returned when every gateway has what can be had at once: routes to versions that are ready. What has to start
+        first comes later. Where a gateway does not answer, that takes REACH_S.
+        """
         with self._turned:
-            self._turned.wait_for(lambda: self.status.settled and self.status.revision >= revision, timeout_s)
+            if timeout_s:
+                self._turned.wait_for(lambda: self.status.settled and self.status.revision >= revision, timeout_s)
+            else:
+                self._turned.wait_for(lambda: self.status.worked >= revision and not self.status.behind, REACH_S)
             return self.status
 
     def tell(self, timeout_s: float) -> bool:

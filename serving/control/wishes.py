@@ -1,6 +1,7 @@
 """What clients ask of the whole engine through a gateway: it is checked and kept here, and answered when every gateway knows.
 
-`WishBook` keeps it beside the sockets of the engine: it survives the controller and ends with the engine.
+`WishBook` keeps it beside the sockets of the engine: it survives the controller and ends with the engine. Trace and log settings are the
+operators' and each change of them is an event; memory is its client's own, which comes and goes with it, and is none.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from serving.control.event import CLIENT, Event
 from serving.errors import AlreadyExists, Internal, InvalidArgument, Unavailable, Unsupported
 from serving.wishes import SharedRegion, Wishes
 
@@ -23,6 +25,13 @@ MAX_MODELS = 4096
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 Edit = Callable[[Wishes], Wishes]
+Tell = Callable[[Wishes, Wishes], Iterable[Event]]
+"""Returns the events of a change, from the wishes before and after it."""
+
+
+def untold(_before: Wishes, _after: Wishes) -> Iterable[Event]:
+    """Tell of no change."""
+    return ()
 
 
 class WishBook:
@@ -51,8 +60,11 @@ class WishBook:
 class Teller(Protocol):
     """The controller, as far as these handlers know it."""
 
-    def wish(self, edit: Edit) -> Wishes:
-        """Edit the wishes; return when every gateway knows. Raises what `edit` raises, Unavailable where one does not answer."""
+    def wish(self, edit: Edit, tell: Tell = untold) -> Wishes:
+        """Edit the wishes; return when every gateway knows. Raises what `edit` raises, Unavailable where one does not answer.
+
+        What `tell` makes of the change is put on record.
+        """
 
     @property
     def shares_memory(self) -> bool:
@@ -75,10 +87,18 @@ def handlers(teller: Teller) -> dict[str, Handler]:
         return {}
 
     def trace(asked: dict[str, Any]) -> dict[str, Any]:
-        return {"trace": teller.wish(lambda wishes: _traced(wishes, asked["model"], asked["settings"])).trace}
+        model = asked["model"]
+
+        def tell(before: Wishes, after: Wishes) -> Iterable[Event]:
+            return _changed("trace", model, before.trace.get(model, {}), after.trace.get(model, {}), asked.get("who", CLIENT))
+
+        return {"trace": teller.wish(lambda wishes: _traced(wishes, model, asked["settings"]), tell).trace}
 
     def log(asked: dict[str, Any]) -> dict[str, Any]:
-        return {"log": teller.wish(lambda wishes: replace(wishes, log=_set(wishes.log, asked["settings"]))).log}
+        def tell(before: Wishes, after: Wishes) -> Iterable[Event]:
+            return _changed("log", "", before.log, after.log, asked.get("who", CLIENT))
+
+        return {"log": teller.wish(lambda wishes: replace(wishes, log=_set(wishes.log, asked["settings"])), tell).log}
 
     return {"shm_register": shm_register, "shm_unregister": shm_unregister, "trace": trace, "log": log}
 
@@ -126,3 +146,15 @@ def _traced(wishes: Wishes, model: str, settings: dict[str, Any]) -> Wishes:
 def _set(old: Any, new: dict[str, Any]) -> dict[str, Any]:
     """Return the settings with the new ones; None takes one away."""
     return {key: value for key, value in {**old, **new}.items() if value is not None}
+
+
+def _changed(kind: str, model: str, before: Mapping[str, Any], after: Mapping[str, Any], who: str) -> Iterable[Event]:
+    """Return the event of a change of settings; none where they are as they were."""
+    said = [
+        f"{name} = {json.dumps(after[name])}" if name in after else f"{name} as by default"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    if said:
+        of = f" of {model}" if model else ""
+        yield Event(f"settings.{kind}", f"{kind} settings{of}: {', '.join(said)}", model, "", who, before=dict(before), after=dict(after))

@@ -8,6 +8,7 @@ import pytest
 
 from serving.control.acceptance import Act
 from serving.control.controller import ADOPT_AFTER_S, Controller
+from serving.control.event import Event, Filter
 from serving.control.ports import VersionSeen
 from serving.plan import Target
 from serving.routing import PLAIN, RouteTable, Shadow, Share, Traffic
@@ -276,7 +277,7 @@ def test_a_state_tells_since_when_it_holds(scene: Scene) -> None:
 def test_wishes_of_clients_are_told_when_every_gateway_has_them(scene: Scene) -> None:
     scene.up("mlp/1")
     scene.ticks()
-    wishes = scene.controller.wishes.edit(lambda w: replace(w, log={"log_info": False}))
+    wishes = scene.controller.wish(lambda w: replace(w, log={"log_info": False}), lambda _before, after: [Event("x", str(after.log))])
     scene.cluster.gateways = {"a", "b"}
     scene.cluster.deaf = {"b"}
     scene.ticks(2)
@@ -286,3 +287,4 @@ def test_wishes_of_clients_are_told_when_every_gateway_has_them(scene: Scene) ->
     scene.cluster.deaf = set()
     scene.ticks()
     assert scene.controller.wishes_told == wishes.number
+    assert [e.event.what for e in scene.store.events(Filter(kind="x"))] == ["{'log_info': False}"]

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from serving.control.wishes import MAX_REGIONS, WishBook, handlers, inspect
+from serving.control.event import Event
+from serving.control.wishes import MAX_REGIONS, Edit, Tell, WishBook, handlers, inspect, untold
 from serving.errors import AlreadyExists, Internal, InvalidArgument, Unavailable, Unsupported
 from serving.wishes import SharedRegion, Wishes
 
 
 class Alone:
-    """A Teller whose gateways know at once."""
+    """A Teller whose gateways know at once. told: the events of what was changed."""
 
     def __init__(self, book: WishBook, shares_memory: bool = True) -> None:
         self.book = book
         self.shares_memory = shares_memory
+        self.told: list[Event] = []
 
-    def wish(self, edit: Callable[[Wishes], Wishes]) -> Wishes:
-        return self.book.edit(edit)
+    def wish(self, edit: Edit, tell: Tell = untold) -> Wishes:
+        before = self.book.now
+        self.told += tell(before, after := self.book.edit(edit))
+        return after
 
 
 @pytest.fixture
@@ -114,13 +118,32 @@ def test_a_setting_of_none_is_taken_back() -> None:
     assert ask["log"]({"settings": {"log_info": None}})["log"] == {}
 
 
+def test_a_change_of_settings_is_an_event_and_a_repetition_is_none(key: str) -> None:
+    teller = Alone(WishBook())
+    ask = handlers(teller)
+    ask["trace"]({"model": "m", "settings": {"trace_rate": "5", "trace_count": "1"}, "who": "ann"})
+    ask["trace"]({"model": "m", "settings": {"trace_rate": "5"}})
+    ask["trace"]({"model": "m", "settings": {"trace_rate": None}})
+    ask["log"]({"settings": {"log_info": False}, "who": "bob"})
+    ask["shm_register"]({"region": "r", "key": key, "offset": 0, "nbytes": 1})
+    assert [(e.kind, e.model, e.who, e.what) for e in teller.told] == [
+        ("settings.trace", "m", "ann", 'trace settings of m: trace_count = "1", trace_rate = "5"'),
+        ("settings.trace", "m", "client", "trace settings of m: trace_rate as by default"),
+        ("settings.log", "", "bob", "log settings: log_info = false"),
+    ]
+    assert [(e.before, e.after) for e in teller.told[1:]] == [
+        ({"trace_rate": "5", "trace_count": "1"}, {"trace_count": "1"}),
+        ({}, {"log_info": False}),
+    ]
+
+
 def test_two_that_register_the_same_name_at_once(key: str) -> None:
     lock = threading.Lock()
 
     class Locked(Alone):
-        def wish(self, edit: Callable[[Wishes], Wishes]) -> Wishes:
+        def wish(self, edit: Edit, tell: Tell = untold) -> Wishes:
             with lock:
-                return super().wish(edit)
+                return super().wish(edit, tell)
 
     ask = handlers(Locked(WishBook()))
     outcomes: list[str] = []

@@ -16,7 +16,7 @@ from typing import Any, Self
 from benchmarks.peers.port import free_ports
 from serving.access.settings import AccessRules
 from serving.control.desk import Desk
-from serving.control.wishes import WishBook, handlers
+from serving.control.wishes import Edit, Tell, WishBook, handlers, untold
 from serving.edge import Adopt, EdgeConfig, EdgeKeeper, Reporter, SlotClaim
 from serving.gateway.peers import PeerAddress
 from serving.gateway.server import GatewayServer
@@ -101,7 +101,7 @@ class Teller:
     def shares_memory(self) -> bool:
         return self._path.shares_memory
 
-    def wish(self, edit: Callable[[Wishes], Wishes]) -> Wishes:
+    def wish(self, edit: Edit, tell: Tell = untold) -> Wishes:
         with self._one:
             wishes = self._path.book.edit(edit)
             self._path.tell()
