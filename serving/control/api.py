@@ -8,9 +8,9 @@
     DELETE /api/models/{name}      ?wait_s=0&author=&reason=
     POST   /api/down               ends the engine
 
-A change is answered with its revision and the status. With wait_s it is answered when everything is settled: every gateway has
-the new routes, every version is ready or has failed. A browser's request from another site changes nothing (403).
-A change that somebody has to approve is kept and answered 202 (approval_api.py).
+A change is answered with its revision and the status, when every gateway has the new routes to versions that are ready (or after 5 s).
+With wait_s it is answered when everything is settled: what has to start is ready and has its traffic, or has failed. A browser's
+request from another site changes nothing (403). A change that somebody has to approve is kept and answered 202 (approval_api.py).
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from serving.tls import ServerCertificate
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 3600.0
+MAX_BODY_BYTES = 32 << 20
 _STATUS = {
     Code.INVALID_ARGUMENT: 400,
     Code.UNAUTHENTICATED: 401,
@@ -85,7 +86,8 @@ def create_app(
     app = FastAPI(title="serving", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     if guard is not None:
         app.middleware("http")(_identified(guard))
-    app.middleware("http")(_same_site_only)
+    app.middleware("http")(_same_site_only(guard))
+    app.middleware("http")(_of_a_fitting_size)
     app.exception_handler(ServingError)(_serving_error)
     app.exception_handler(RequestValidationError)(_validation_error)
     app.exception_handler(HTTPException)(_http_error)
@@ -101,7 +103,7 @@ def create_app(
         if waits is not None:
             response.status_code = 202
             return {**about, **runner.status.to_json(), "revision": revision, "approval": waits.told()}
-        status = runner.wait(revision, wait_s) if wait_s else runner.status
+        status = runner.wait(revision, wait_s)
         return {**about, **status.to_json(), "revision": revision}
 
     @app.get("/api/status")
@@ -176,17 +178,25 @@ def _identified(guard: Guard) -> Middleware:
     return identified
 
 
-async def _same_site_only(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Refuse what a web page of another site makes a browser send: writes across sites, and any host name that is not ours."""
-    host = request.headers.get("host", "")
-    if not _is_ours(urlsplit(f"//{host}").hostname or ""):
-        return JSONResponse({"error": f"this engine is not called '{host}'; use its address"}, 403)
-    if request.method not in ("GET", "HEAD"):
-        origin = request.headers.get("origin")
-        across = request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
-        if across or (origin is not None and urlsplit(origin).netloc != host):
-            return JSONResponse({"error": "refused: this request comes from a page of another site"}, 403)
-    return await go_on(request)
+def _same_site_only(guard: Guard | None) -> Middleware:
+    async def same_site_only(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Refuse what a web page of another site makes a browser send: writes across sites, and what comes under a name of that site."""
+        host = request.headers.get("host", "")
+        try:
+            ours = _is_ours(urlsplit(f"//{host}").hostname or "")
+            elsewhere = (origin := request.headers.get("origin")) is not None and urlsplit(origin).netloc != host
+        except ValueError:  # half an IPv6 address
+            return JSONResponse({"error": "Host or Origin cannot be read"}, 400)
+        # with TLS a browser has held the name against our certificate; where keys are asked for, that page has none
+        if not ours and request.url.scheme != "https" and not (guard is not None and guard.asks):
+            return JSONResponse({"error": f"this engine is not called '{host}'; use its address"}, 403)
+        if request.method not in ("GET", "HEAD"):
+            across = request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+            if across or elsewhere:
+                return JSONResponse({"error": "refused: this request comes from a page of another site"}, 403)
+        return await go_on(request)
+
+    return same_site_only
 
 
 def _is_ours(name: str) -> bool:
@@ -198,11 +208,23 @@ def _is_ours(name: str) -> bool:
     return True
 
 
+async def _of_a_fitting_size(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Refuse a body that is too large before it is read, and one that does not say how large it is."""
+    if "transfer-encoding" in request.headers:
+        return JSONResponse({"error": "send Content-Length: a body in chunks is not taken here"}, 411)
+    # the server has refused one that is no number
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        return JSONResponse({"error": f"the body is larger than {MAX_BODY_BYTES} bytes"}, 413, {"connection": "close"})
+    return await go_on(request)
+
+
 class ApiServer:
     """Serves the app in a thread of its own."""
 
     def __init__(self, app: FastAPI, host: str, port: int, certificate: ServerCertificate | None = None) -> None:
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, loop="asyncio")
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, loop="asyncio", proxy_headers=False
+        )
         if certificate is not None:
             config.load()
             config.ssl = certificate.context

@@ -24,7 +24,10 @@ from serving.errors import NotFound, PermissionDenied, ServingError
 from serving.plan import Target, fingerprint
 
 PENDING, APPROVED, REJECTED, OVERTAKEN = "pending", "approved", "rejected", "overtaken"
+DECIDED = APPROVED, REJECTED, OVERTAKEN
 MAX_PENDING = 100
+PAGE = 100
+"""So many are shown at once."""
 SETTINGS = ""
 """Stands for the engine's settings among models."""
 
@@ -73,8 +76,11 @@ class Approval:
 class ApprovalStore(Protocol):
     """Where they are kept."""
 
-    def approvals(self, state: str = "") -> list[Approval]:
-        """Return those in a state ("" = any), oldest first."""
+    def approval(self, number: int) -> Approval | None:
+        """Return the one of this number."""
+
+    def approvals(self, states: Collection[str], limit: int, before: int = 0) -> list[Approval]:
+        """Return the newest in one of these states, oldest first. before: only those with smaller numbers, 0 = all."""
 
     def put_approval(self, approval: Approval, tell: Callable[[Approval], Iterable[Event]], at: float) -> Approval:
         """Keep one, under its number, or a new one where that is 0; and record the events that `tell` makes of it."""
@@ -130,18 +136,19 @@ class Approvals:
         except _Waits as waits:
             return self._runner.status.revision, self._keep(waits.before, waits.after, act)
 
-    def all(self, state: str = "") -> list[Approval]:
-        """Return them, oldest first; what no longer fits counts as overtaken."""
+    def all(self, state: str = "", limit: int = PAGE, before: int = 0) -> list[Approval]:
+        """Return the newest, oldest first; what waits and no longer fits counts as overtaken. before: as in ApprovalStore."""
         now = self._runner.target
-        found = [a if a.state != PENDING or _fits(a, now) else replace(a, state=OVERTAKEN) for a in self._store.approvals()]
+        kept = {"": (PENDING, *DECIDED), OVERTAKEN: (PENDING, OVERTAKEN)}.get(state, (state,))
+        found = [_as_of(a, now) for a in self._store.approvals(kept, limit, before)]
         return [a for a in found if not state or a.state == state]
 
     def find(self, number: int) -> Approval:
         """Raises NotFound."""
-        for approval in self.all():
-            if approval.number == number:
-                return approval
-        raise NotFound(f"there is no plan {number} that waits or has waited for an approval")
+        approval = self._store.approval(number)
+        if approval is None:
+            raise NotFound(f"there is no plan {number} that waits or has waited for an approval")
+        return _as_of(approval, self._runner.target)
 
     def approve(self, number: int, identity: Identity | None, who: str, why: str) -> Approval:
         """Carry it out. Raises PermissionDenied for its author and who is no approver of its models, Conflict where it no longer fits."""
@@ -179,6 +186,9 @@ class Approvals:
         approval = self.find(number)
         if approval.state == PENDING or (overtaken and approval.state == OVERTAKEN):
             return approval
+        if approval.state == OVERTAKEN:
+            # what somebody has been told stays so, even if the models come back to what they were
+            self._store.put_approval(approval, lambda _: (), self._now())
         by = f" by {approval.by}" if approval.by else "; ask for it again"
         raise Conflict(f"plan {number} does not wait any more: {approval.state}{by}")
 
@@ -192,10 +202,11 @@ class Approvals:
 
     def _keep(self, before: Target, after: Target, act: Act) -> Approval:
         with self._lock:
-            for old in self._store.approvals(PENDING):
-                if not _fits(old, before):
-                    self._store.put_approval(replace(old, state=OVERTAKEN), lambda _: (), self._now())
-            if len(self._store.approvals(PENDING)) >= MAX_PENDING:
+            waiting = [_as_of(old, before) for old in self._store.approvals((PENDING,), MAX_PENDING)]
+            for old in waiting:
+                if old.state == OVERTAKEN:
+                    self._store.put_approval(old, lambda _: (), self._now())
+            if sum(old.state == PENDING for old in waiting) >= MAX_PENDING:
                 raise Conflict(f"{MAX_PENDING} plans wait for an approval already; approve or reject some first")
             base = {name: _print_of(before, name) for name in changed_names(before, after)}
             said = tuple(c.effect for c in effects(before, after).changes)
@@ -229,6 +240,11 @@ def changed_names(before: Target, after: Target) -> list[str]:
 
 def _print_of(target: Target, name: str) -> str:
     return fingerprint(part(target, name) if name != SETTINGS else Target(target.settings))
+
+
+def _as_of(approval: Approval, now: Target) -> Approval:
+    """Return it as it is while the engine's target is this."""
+    return approval if approval.state != PENDING or _fits(approval, now) else replace(approval, state=OVERTAKEN)
 
 
 def _fits(approval: Approval, now: Target) -> bool:

@@ -22,6 +22,11 @@ class Guard:
         self._keyring = keyring
         self._settings = settings
 
+    @property
+    def asks(self) -> bool:
+        """Whether anybody is asked who they are."""
+        return self._keyring.door(self._settings().access) is not None
+
     def admit(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Identity | None:
         """Return who asks; None where that does not matter. Raises Unauthenticated, PermissionDenied."""
         if (method in ("GET", "HEAD") and path == "/api/ready") or (door := self._keyring.door(self._settings().access)) is None:

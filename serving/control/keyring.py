@@ -12,11 +12,12 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from serving.access.door import Door
-from serving.access.identity import Grant, Quota, Role
+from serving.access.identity import NO_QUOTA, Grant, Quota, Role
 from serving.access.key import KeyHash, new_key
 from serving.access.settings import AccessRules, AccessSettings
 from serving.access.token import public_keys
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 ADMIN_FILE = "admin.key"
 ADMIN = "admin"
 MAX_KEYS = 10_000
+"""Those that were revoked or have expired are kept, too, as long as there is room."""
 MAX_JWKS_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]{0,99}\Z")
 
@@ -71,16 +73,22 @@ class KeyStore(Protocol):
     def put_key(self, key: StoredKey, events: Iterable[Event], at: float) -> None:
         """Keep a key, in place of the one with the same id, and record the events."""
 
+    def forget_key(self, number: str) -> None:
+        """Keep the key with this id no longer."""
+
 
 class Keyring:
     """May be used from several threads. changed: called when gateways have to be told."""
 
-    def __init__(self, store: KeyStore, state_dir: Path, now: Callable[[], float], forced: bool | None = None) -> None:
-        """forced: access is on or off, whatever the settings say."""
+    def __init__(
+        self, store: KeyStore, state_dir: Path, now: Callable[[], float], forced: bool | None = None, most: int = MAX_KEYS
+    ) -> None:
+        """forced: access is on or off, whatever the settings say. most: so many keys are kept."""
         self._store = store
         self._folder = state_dir
         self._now = now
         self._forced = forced
+        self._most = most
         self._lock = threading.RLock()
         self._keys = {key.hash.id: key for key in store.all_keys()}
         self._jwks: tuple[tuple[int, ...], str] = ((), "")
@@ -128,22 +136,34 @@ class Keyring:
         if not _NAME.match(name):
             raise InvalidArgument(f"'{name[:140]}' is not the name of a key: 1 to 100 letters, digits, '_', '-', '.' or '@'")
         parsed = [str(Grant.of(text)) for text in grants]
-        limits = quota or Quota()
+        limits = quota or NO_QUOTA
         with self._lock:
             now = self._now()
             if not parsed:
                 raise InvalidArgument("a key needs a role")
             if any(k.hash.name == name and k.holds(now) for k in self._keys.values()):
                 raise AlreadyExists(f"there is a key '{name}' already; revoke it first")
-            if len(self._keys) >= MAX_KEYS:
-                raise InvalidArgument(f"there are {MAX_KEYS} keys, and no more are kept")
             if until and until <= now:
                 raise InvalidArgument("the key would have expired already")
-            key, number, digest = new_key()
-            kept = KeyHash(number, digest, name, tuple(parsed), until, **asdict(limits))
-            stored = StoredKey(kept, now, by)
-            self._put(stored, Event("key.created", f"key {name}: {', '.join(parsed)}", who=by, after=stored.told(now)))
-            return key, stored
+            if len(self._keys) >= self._most:
+                self._forget_one(now)
+            return self._make(name, parsed, until, limits, by)
+
+    def _make(self, name: str, grants: list[str], until: float, limits: Quota, by: str) -> tuple[str, StoredKey]:
+        now = self._now()
+        key, number, digest = new_key()
+        stored = StoredKey(KeyHash(number, digest, name, tuple(grants), until, **asdict(limits)), now, by)
+        self._put(stored, Event("key.created", f"key {name}: {', '.join(grants)}", who=by, after=stored.told(now)))
+        return key, stored
+
+    def _forget_one(self, now: float) -> None:
+        """Make room: the oldest key that has ended is known by its events only. Raises InvalidArgument where all of them hold."""
+        ended = [k for k in self._keys.values() if not k.holds(now)]
+        if not ended:
+            raise InvalidArgument(f"there are {self._most} keys, and no more are kept; revoke some first")
+        oldest = min(ended, key=lambda k: k.created).hash.id
+        self._store.forget_key(oldest)
+        del self._keys[oldest]
 
     def revoke(self, name: str, by: str = ENGINE) -> StoredKey:
         """End a key, by its name or id. Raises NotFound; InvalidArgument for the last one that may administer."""
@@ -172,7 +192,10 @@ class Keyring:
         """Make the first key, where there is none that could make others; where tokens can, only if there has never been a key."""
         if any(map(self._administers, self._keys.values())) or (settings.jwt is not None and self._keys):
             return
-        key, _ = self.create(ADMIN, ["admin"])
+        # access has to open whatever else there is: another key may have the name, and there may be no room
+        taken = {k.hash.name for k in self._keys.values() if k.holds(self._now())}
+        name = next(n for n in chain([ADMIN], (f"{ADMIN}-{i}" for i in count(2))) if n not in taken)
+        key, _ = self._make(name, ["admin"], 0.0, NO_QUOTA, ENGINE)
         file = self._folder / ADMIN_FILE
         draft = file.with_name(f"{ADMIN_FILE}.draft")
         draft.unlink(missing_ok=True)

@@ -1,14 +1,17 @@
-"""What comes in a body that says what should run: YAML texts or a Target."""
+"""What comes in a request that says what should run: YAML texts or a Target; and the numbers of what is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import InvalidArgument
 from serving.plan import Target
+
+Number = Annotated[int, Field(ge=0, le=1 << 53)]
+"""Of a revision, an event or a plan; more than that the database cannot be asked for."""
 
 
 class File(BaseModel):

@@ -20,12 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.control import history
 from serving.control import kpis as figures
-from serving.control.acceptance import Act, part, with_part
+from serving.control.acceptance import Act, part
 from serving.control.author import author_of
 from serving.control.edit import Conflict
 from serving.control.event import Filter
+from serving.control.order import Number
 from serving.control.ports import Store
 from serving.control.runner import Runner
+from serving.control.shelving import restored
 from serving.errors import NotFound
 from serving.plan import DeploymentTarget, Target, World, code_version
 
@@ -38,7 +40,7 @@ class Rollback(BaseModel):
     """Where to; 0: to the newest revision in which the model was another."""
 
     model_config = ConfigDict(extra="forbid")
-    to: int = Field(0, ge=0)
+    to: Number = 0
     author: str = ""
     reason: str = ""
     wait_s: float = Field(0.0, ge=0, le=3600)
@@ -55,7 +57,7 @@ def router(
         return {"revisions": [entry.to_json() for entry in history.entries(store, model, limit)]}
 
     @routes.get("/api/revisions/{number}")
-    def revision(number: int) -> dict[str, Any]:
+    def revision(number: Number) -> dict[str, Any]:
         found = store.revision(number)
         if found is None:
             raise NotFound(f"there is no revision {number}")
@@ -75,14 +77,12 @@ def router(
         wanted = find(goal.target)
         check(name, wanted, world, changed, f"as it was in revision {goal.number}")
         act = Act(author_of(request, order.author), order.reason or f"back to revision {goal.number}", "rollback", goal.files)
-        number = runner.change(lambda now: with_part(now, wanted, name), act, [name])
-        status = runner.wait(number, order.wait_s) if order.wait_s else runner.status
+        number = runner.change(lambda now: restored(now, wanted, name), act, [name])
+        status = runner.wait(number, order.wait_s)
         return {**about, **status.to_json(), "revision": number, "to": goal.number, "stable": goal.target.routes.routes[name].stable}
 
     @routes.get("/api/events")
-    def events(
-        model: str = "", kind: str = "", since: float = 0.0, after: Annotated[int | None, Query(ge=0)] = None, limit: Count = 100
-    ) -> dict[str, Any]:
+    def events(model: str = "", kind: str = "", since: float = 0.0, after: Number | None = None, limit: Count = 100) -> dict[str, Any]:
         return {"events": [e.to_json() for e in store.events(Filter(model, kind, since, after, limit))]}
 
     @routes.get("/api/events/verify")

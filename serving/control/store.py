@@ -15,13 +15,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, insert, inspect, select, update
+from sqlalchemy import Connection, Row, create_engine, delete, event, insert, inspect, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError
@@ -118,14 +118,23 @@ class SqliteStore:
             connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
             journal.append(connection, events, at)
 
-    def approvals(self, state: str = "") -> list[Approval]:
-        """Return the changes that wait or have waited for an approval, oldest first; `state`: those in it."""
-        statement = select(schema.approvals).order_by(schema.approvals.c.number)
-        if state:
-            statement = statement.where(schema.approvals.c.state == state)
+    def forget_key(self, number: str) -> None:
+        with self._writing() as connection:
+            connection.execute(delete(schema.access_keys).where(schema.access_keys.c.id == number))
+
+    def approval(self, number: int) -> Approval | None:
+        with self._reading() as connection:
+            row = connection.execute(select(schema.approvals).where(schema.approvals.c.number == number)).first()
+        return _approval(row) if row else None
+
+    def approvals(self, states: Collection[str], limit: int, before: int = 0) -> list[Approval]:
+        table = schema.approvals
+        statement = select(table).where(table.c.state.in_(states)).order_by(table.c.number.desc()).limit(limit)
+        if before:
+            statement = statement.where(table.c.number < before)
         with self._reading() as connection:
             rows = connection.execute(statement).all()
-        return [replace(Approval.from_json(json.loads(row.body)), number=row.number) for row in rows]
+        return [_approval(row) for row in reversed(rows)]
 
     def put_approval(self, approval: Approval, tell: Callable[[Approval], Iterable[Event]], at: float) -> Approval:
         """Keep one under its number, or a new one where that is 0, and record the events that `tell` makes of it."""
@@ -280,6 +289,10 @@ class SqliteStore:
             raise Unavailable(f"{self._file}: {error.orig}") from error
         except OSError as error:
             raise Unavailable(f"{error.filename or self._file}: {error.strerror}") from error
+
+
+def _approval(row: Row[tuple[Any, ...]]) -> Approval:
+    return replace(Approval.from_json(json.loads(row.body)), number=row.number)
 
 
 def _put_aside(file: Path) -> Path:

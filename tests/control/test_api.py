@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 
 from serving.control import plan_api, record_api
+from serving.control.acceptance import Act
 from serving.control.api import create_app
 from serving.control.controller import Controller
 from serving.control.order import File
 from serving.control.runner import Runner
+from serving.control.shelving import unloaded
 from serving.errors import SpecError
 from serving.plan import Target
 from tests.control.fake_cluster import FakeClock, FakeCluster, FakeStore, target
@@ -48,16 +50,25 @@ def broken() -> list[str]:
 
 
 @pytest.fixture
-async def client(ended: list[bool], broken: list[str]) -> AsyncIterator[httpx.AsyncClient]:
-    store = FakeStore()
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def runner(store: FakeStore) -> Iterator[Runner]:
     runner = Runner(Controller(EagerCluster(), store, FakeClock()))
     runner.start()
+    yield runner
+    runner.stop()
+
+
+@pytest.fixture
+async def client(ended: list[bool], broken: list[str], store: FakeStore, runner: Runner) -> AsyncIterator[httpx.AsyncClient]:
     about = {"urls": {"rest": "http://127.0.0.1:8000"}}
     record = record_api.router(runner, store, lambda d: "it has changed" if d.key in broken else "", about)
     app = create_app(runner, _parse, lambda: ended.append(True), about, [record, plan_api.router(runner, _parse)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8003") as client:
         yield client
-    runner.stop()
 
 
 async def test_apply_answers_when_every_gateway_has_the_routes(client: httpx.AsyncClient) -> None:
@@ -122,6 +133,11 @@ async def test_a_wrong_body_says_what_is_wrong(client: httpx.AsyncClient, body: 
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"host": "evil.example:8003"}, 403),
         ({"host": "localhost:8003"}, 200),
+        ({"host": "evil.example:8003", "x-forwarded-proto": "https"}, 403),
+        ({"host": "[::1"}, 400),
+        ({"origin": "http://[::1"}, 400),
+        ({"transfer-encoding": "chunked"}, 411),
+        ({"content-length": str(1 << 40)}, 413),
     ],
 )
 async def test_another_site_cannot_end_the_engine(
@@ -133,6 +149,12 @@ async def test_another_site_cannot_end_the_engine(
 
 async def test_another_name_cannot_even_read(client: httpx.AsyncClient) -> None:
     assert (await client.get("/api/status", headers={"host": "rebound.example"})).status_code == 403
+
+
+async def test_over_tls_the_certificate_has_said_whose_name_it_is(client: httpx.AsyncClient) -> None:
+    assert (await client.get("https://models.example:8003/api/status")).status_code == 200
+    across = {"origin": "https://evil.example"}
+    assert (await client.post("https://models.example:8003/api/down", json={}, headers=across)).status_code == 403
 
 
 async def test_a_plan_names_its_base_and_an_apply_onto_another_is_refused(client: httpx.AsyncClient) -> None:
@@ -161,6 +183,23 @@ async def test_a_model_goes_back_and_its_history_and_events_say_who_and_why(clie
     assert [(e["who"], e["why"], e["model"], e["revision"]) for e in events] == [("bob", "worse", "mlp", 3)]
     assert (await client.get("/api/events/verify")).json()["intact"]
     assert (await client.get("/api/revisions/9")).status_code == 404
+
+
+async def test_a_model_that_was_unloaded_goes_back_to_what_was_declared_then(client: httpx.AsyncClient, runner: Runner) -> None:
+    for keys in (["mlp/1"], ["mlp/2"]):
+        await client.post("/api/apply", json={"target": target(*keys).to_json(), "wait_s": 10})
+    runner.change(lambda now: unloaded(now, "mlp", keep=True), Act("client", "unload mlp"))
+    assert [d.key for d in runner.target.shelf.deployments] == ["mlp/2"]
+    assert (await client.post("/api/models/mlp/rollback", json={"to": 1})).status_code == 200
+    assert ([d.key for d in runner.target.deployments], runner.target.shelf.deployments) == (["mlp/1"], ())
+
+
+async def test_an_answer_means_that_every_gateway_has_the_edit(client: httpx.AsyncClient) -> None:
+    both = target("mlp/1", "mlp/2", stable="1")
+    await client.post("/api/apply", json={"target": both.to_json(), "wait_s": 10})
+    for stable in ("2", "1", "2"):
+        edit = {"target": target("mlp/1", "mlp/2", stable=stable).to_json()}
+        assert (await client.post("/api/apply", json=edit)).json()["answering"] == {"mlp": stable}
 
 
 async def test_a_version_whose_file_has_changed_is_not_started_again(client: httpx.AsyncClient, broken: list[str]) -> None:

@@ -146,6 +146,8 @@ async def test_a_plan_is_refused_when_its_models_have_moved_and_not_for_others(o
     refused = await office.ask("lead", "POST", "/api/approvals/2/approve")
     assert (refused.status_code, refused.json()["error"]) == (409, "plan 2 does not wait any more: overtaken; ask for it again")
     assert office.stable == {"mlp": "2", "echo": "2"}
+    assert (await office.ask("dev", "POST", "/api/models/mlp/rollback", wait_s=20.0)).status_code == 200
+    assert await office.pending() == [], "even though mlp is again what it was when it was asked for"
 
 
 async def test_a_plan_is_refused_when_files_have_changed_and_stays(office: Office) -> None:
@@ -184,13 +186,38 @@ async def test_plans_survive_a_restart(office: Office, tmp_path: Path) -> None:
     await office.apply("dev", "mlp/2", reason="later")
     before = office.approvals.find(1)
     other = SqliteStore(tmp_path / "state.db")
-    assert other.approvals("pending") == [before]
+    assert (other.approvals(["pending"], 10), other.approval(1), other.approval(2)) == ([before], before, None)
     other.close()
+
+
+async def test_those_that_were_decided_come_in_pages(office: Office) -> None:
+    for number in range(1, 6):
+        await office.apply("dev", "mlp/2")
+        await office.ask("lead", "POST", f"/api/approvals/{number}/reject")
+    await office.apply("dev", "mlp/2")
+
+    async def numbers(words: str) -> list[int]:
+        answer = await office.ask("look", "GET", f"/api/approvals?{words}")
+        return [a["number"] for a in answer.json()["approvals"]]
+
+    assert await numbers("state=&limit=2") == [5, 6]
+    assert await numbers("state=&limit=2&before=5") == [3, 4]
+    assert await numbers("state=rejected&limit=3") == [3, 4, 5]
+    assert await numbers("state=pending") == [6]
+    await office.apply("chief", "mlp/3")
+    await office.ask("lead", "POST", "/api/approvals/7/approve")
+    assert (await numbers("state=overtaken"), await numbers("state=pending")) == ([6], [])
+    for wrong in ("state=whatever", "limit=0", "limit=1001", "before=-1", f"before={1 << 64}"):
+        assert (await office.ask("look", "GET", f"/api/approvals?{wrong}")).status_code == 400, wrong
+    for number, status in ((99, 404), (1 << 64, 400)):
+        assert (await office.ask("dev", "GET", f"/api/approvals/{number}")).status_code == status
+        assert (await office.ask("dev", "GET", f"/api/revisions/{number}")).status_code == status
+        assert (await office.ask("dev", "POST", "/api/models/mlp/rollback", to=number)).status_code == status
 
 
 async def test_nothing_waits_while_access_is_off(tmp_path: Path) -> None:
     office = Office(tmp_path, forced=False)
-    async with office.client:
+    async with office:
         assert (await office.client.post("/api/apply", json={"target": target("mlp/2").to_json()})).status_code == 200
     refuse_at_once(office.approvals, "mlp")
     assert office.stable["mlp"] == "2"

@@ -87,6 +87,12 @@ async def test_nobody_learns_anything_without_a_key(office: Office) -> None:
     assert (await office.client.get("/api/status", auth=("me", office.keys["look"]))).status_code == 200
 
 
+async def test_where_keys_are_asked_for_any_name_leads_here(office: Office) -> None:
+    address = "http://models.example:8003/api/status"
+    assert (await office.send("", "GET", address)).status_code == 401
+    assert (await office.send("look", "GET", address)).status_code == 200
+
+
 async def test_a_deployer_changes_its_own_models(office: Office) -> None:
     mlp, echo = {"target": target("mlp/1").to_json()}, {"target": target("echo/1").to_json()}
     assert (await office.send("look", "POST", "/api/apply", json=mlp)).status_code == 403

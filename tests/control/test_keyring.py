@@ -114,6 +114,33 @@ def test_the_last_admin_cannot_lock_everybody_out(ring: Keyring, clock: Time) ->
     assert [k.told(1500.0)["state"] for k in ring.all()] == ["revoked", "expired", "valid"], "the last one has expired: there is a new one"
 
 
+def test_access_opens_for_an_admin_whatever_keys_there_are(store: SqliteStore, tmp_path: Path, clock: Time) -> None:
+    ring = Keyring(store, tmp_path, clock, most=2)
+    ring.create("admin", ["viewer"])
+    ring.create("ci", ["predictor"])
+    ring.rules(ON)
+    assert opens(ring, (tmp_path / ADMIN_FILE).read_text().strip())
+    assert sorted(k.hash.name for k in ring.all()) == ["admin", "admin-2", "ci"]
+
+
+def test_keys_that_have_ended_make_room_for_new_ones(store: SqliteStore, tmp_path: Path, clock: Time) -> None:
+    ring = Keyring(store, tmp_path, clock, most=3)
+    for name, until in (("short", 1100.0), ("gone", 0.0), ("stays", 0.0)):
+        ring.create(name, ["viewer"], until)
+        clock.now += 1.0
+    ring.revoke("gone")
+    ring.create("new", ["viewer"])
+    assert [k.hash.name for k in ring.all()] == ["short", "stays", "new"], "of those that have ended"
+    clock.now = 1100.0
+    ring.create("newer", ["viewer"])
+    with pytest.raises(InvalidArgument, match="there are 3 keys, and no more are kept; revoke some first"):
+        ring.create("newest", ["viewer"])
+    again = Keyring(store, tmp_path, clock)
+    assert [k.hash.name for k in again.all()] == ["stays", "new", "newer"]
+    created = [e.event.what for e in store.events(Filter(kind="key.created"))]
+    assert "key short: viewer" in created, "the record forgets nothing"
+
+
 def test_what_cannot_be_a_key_is_refused(ring: Keyring) -> None:
     ring.create("ci", ["viewer"])
     for name, grants, until, kind in [
