@@ -76,16 +76,15 @@ def restore(archive: Path, state_dir: Path, author: str, at: float) -> dict[str,
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=state_dir, prefix="restore-") as folder:
         manifest = _unpack(archive, Path(folder))
+        with closing(SqliteStore(Path(folder) / DATABASE)) as store:
+            problem = store.verify(manifest["head"]).problem
+        if problem and manifest["intact"]:
+            raise InvalidArgument(f"the record in {archive} does not hold: {problem}")
         if (Path(folder) / "artefacts").exists():
             (Path(folder) / "artefacts").rename(state_dir / "artefacts")
         (Path(folder) / DATABASE).rename(state_dir / DATABASE)
-    said = []
+    said = [f"the record did not hold when the backup was made, and does not now: {problem}"] if problem else []
     with closing(SqliteStore(state_dir / DATABASE)) as store:
-        problem = store.verify(manifest["head"]).problem
-        if problem and manifest["intact"]:
-            raise InvalidArgument(f"the record in {archive} does not hold: {problem}")
-        if problem:
-            said.append(f"the record did not hold when the backup was made, and does not now: {problem}")
         latest = store.latest()
         store.record([Event("restore", f"the state comes from a backup of revision {manifest['revision']}", who=author)], at)
         if latest is not None:
@@ -106,6 +105,8 @@ def _unpack(archive: Path, folder: Path) -> dict[str, Any]:
             manifest: dict[str, Any] = json.loads(_opened(tar, members[MANIFEST]).read())
             if manifest["release"] != RELEASE or DATABASE not in manifest["files"]:
                 raise InvalidArgument(f"{archive} is a backup of another release ({manifest['release']})")
+            if absent := {"revision", "events", "head", "intact"} - manifest.keys():
+                raise InvalidArgument(f"{archive} is no backup of an engine: its {MANIFEST} lacks {', '.join(sorted(absent))}")
             for name, told in manifest["files"].items():
                 if name not in members or not _is_ours(name):
                     raise InvalidArgument(f"{archive} lacks {name}")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,12 @@ def _renamed(files: Files) -> None:
     files["../evil"] = files["state.db"]
 
 
+def _told(files: Files, **words: Any) -> None:
+    """Say something else in the manifest; None leaves it out."""
+    manifest = {**json.loads(files["manifest.json"]), **words}
+    files["manifest.json"] = json.dumps({name: value for name, value in manifest.items() if value is not None}).encode()
+
+
 EDITS: dict[str, tuple[Callable[[Files], object], str]] = {
     "no manifest": (lambda f: f.pop("manifest.json"), "has no manifest.json"),
     "no json": (lambda f: f.update({"manifest.json": b"{"}), "is no backup"),
@@ -139,6 +146,8 @@ EDITS: dict[str, tuple[Callable[[Files], object], str]] = {
     ),
     "another database": (lambda f: f.update({"state.db": f["state.db"][:-1] + b"x"}), "SHA-256 is another"),
     "no database": (lambda f: f.pop("state.db"), "lacks state.db"),
+    "another head": (lambda f: _told(f, head="ab" * 32), "the record in .* does not hold: no event has the hash abab"),
+    "half a manifest": (lambda f: _told(f, head=None, intact=None), "its manifest.json lacks head, intact"),
     "a name that leads out": (_renamed, r"lacks \.\./evil"),
 }
 
