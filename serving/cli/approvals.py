@@ -7,12 +7,12 @@ from urllib.parse import urlencode
 
 import typer
 
-from serving.cli.control import DEFAULT_URL, Author, Reason, Timeout, Url, ask, follow
+from serving.cli.control import ask, follow
 from serving.cli.files import user_name
 from serving.cli.moment import shown
+from serving.cli.options import DEFAULT_URL, Author, Json, Reason, Timeout, Url
 from serving.cli.output import print_json, print_lines, print_table, say
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Number = Annotated[int, typer.Argument(metavar="PLAN", min=1, help="Number of the plan, as apply and approvals show it.")]
 
 
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 def approvals(
     number: Annotated[int, typer.Argument(metavar="[PLAN]", min=0, help="Show one: what it does, and its YAML.")] = 0,
     every: Annotated[bool, typer.Option("--all", help="Those that have been decided, too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest.")] = 100,
     url: Url = DEFAULT_URL,
     json: Json = False,
 ) -> None:
@@ -36,7 +37,7 @@ def approvals(
         else:
             _print_one(found)
         return
-    found = ask("GET", url, f"/api/approvals?{urlencode({'state': '' if every else 'pending'})}")
+    found = ask("GET", url, f"/api/approvals?{urlencode({'state': '' if every else 'pending', 'limit': limit})}")
     if json:
         print_json(found)
         return

@@ -9,9 +9,9 @@ from typing import Annotated
 import httpx
 import typer
 
-from serving.cli.control import DEFAULT_URL, Url
 from serving.cli.credentials import headers, trust
 from serving.cli.files import user_name
+from serving.cli.options import DEFAULT_URL, Url
 from serving.cli.output import fail, say
 from serving.control import backup as archive
 from serving.errors import ServingError

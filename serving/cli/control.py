@@ -6,26 +6,22 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import httpx
 import typer
 
 from serving.cli.credentials import headers, trust
 from serving.cli.files import declared, texts, user_name
+from serving.cli.options import DEFAULT_URL, Author, Json, Reason, Timeout, Url
 from serving.cli.output import fail, print_json, print_lines, print_table, say
 from serving.cli.saved_plan import SavedPlan
 
-DEFAULT_URL = "http://127.0.0.1:8003"
 POLL_S = 0.25
 WAITS = 4
 """Exit code of a change that waits for an approval."""
 AWAY_S = 30.0
 """How long a controller may be away, once it has taken an order: a killed one is back after some seconds, and goes on with it."""
-Reason = Annotated[str, typer.Option(help="Why; kept with the revision and its events.")]
-Author = Annotated[str, typer.Option(help="Who; kept with the revision. Default: your user name.")]
-Url = Annotated[str, typer.Option("--url", envvar="SERVING_CONTROL_URL", help="The control API of the engine.")]
-Timeout = Annotated[float, typer.Option(min=0, help="Longest wait, in seconds, until everything is ready or has failed; 0: do not wait.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,7 +56,7 @@ def apply(
     follow(url, answer["revision"], timeout, {route[0] for route in order["target"]["routes"]["routes"]})
 
 
-def status(url: Url = DEFAULT_URL, json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+def status(url: Url = DEFAULT_URL, json: Json = False) -> None:
     """Show what runs. Exit code 0: every model answers, 1: not."""
     answer = ask("GET", url, "/api/status")
     if json:
@@ -80,7 +76,7 @@ def delete(
 ) -> None:
     """End a model: its endpoint at once, its replicas when they have answered what they have."""
     words = urlencode({"author": author or user_name(), "reason": reason})
-    answer = ask("DELETE", url, f"/api/models/{model}?{words}")
+    answer = ask("DELETE", url, f"/api/models/{quote(model, safe='')}?{words}")
     _wait_for_approval(answer)
     follow(url, answer["revision"], timeout)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import typer
@@ -24,12 +24,15 @@ def texts(files: Iterable[Path]) -> list[tuple[str, str]]:
     return found
 
 
-def declared(files: Sequence[Path]) -> Target:
-    """Return what YAML files declare; what is wrong with them ends the command with 1, line by line on stdout."""
+def declared(files: Sequence[Path], refused: Callable[[list[str]], None] | None = None) -> Target:
+    """Return what YAML files declare; what is wrong with them ends the command with 1, line by line on stdout, and told to `refused`."""
     try:
         return load(files)
     except InvalidSpec as invalid:
-        print_lines(map(str, invalid.problems))
+        problems = [str(p) for p in invalid.problems]
+        print_lines(problems)
+        if refused is not None:
+            refused(problems)
         raise typer.Exit(1) from None
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from typing import Annotated, Any
+from urllib.parse import quote, urlencode
 
 import typer
 
-from serving.cli.control import DEFAULT_URL, Url, ask
+from serving.cli.control import ask
 from serving.cli.files import user_name
+from serving.cli.moment import seconds
+from serving.cli.options import DEFAULT_URL, Json, Url
 from serving.cli.output import fail, print_json, print_lines, print_table, say
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0, "y": 31_557_600.0}
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def create(
 ) -> None:
     """Make a key. It is printed once and kept nowhere."""
     order = {
-        "name": name, "grants": [f"{role}:{models}" if models else role, *(grant or [])], "expires_s": _seconds(expires),
+        "name": name, "grants": [f"{role}:{models}" if models else role, *(grant or [])], "expires_s": _length(expires),
         "requests_per_s": rate, "burst": burst, "inflight_requests": inflight, "author": user_name(),
     }  # fmt: skip
     answer = ask("POST", url, "/api/keys", json=order)
@@ -61,29 +61,30 @@ def list_keys(url: Url = DEFAULT_URL, json: Json = False) -> None:
     if answer["problem"]:
         say(answer["problem"])
     rows = [
-        [k["name"], k["id"], k["state"], " ".join(k["grants"]), _day(k["expires"]), _day(k["created"]), k["by"]] for k in answer["keys"]
+        [k["name"], k["id"], k["state"], " ".join(k["grants"]), _quota(k), _day(k["expires"]), _day(k["created"]), k["by"]]
+        for k in answer["keys"]
     ]
-    print_table(["name", "id", "state", "grants", "expires", "created", "by"], rows)
+    print_table(["name", "id", "state", "grants", "quota", "expires", "created", "by"], rows)
 
 
 def revoke(name: Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the key.")], url: Url = DEFAULT_URL) -> None:
     """End a key. When this returns, every gateway refuses it."""
-    answer: dict[str, Any] = ask("DELETE", url, f"/api/keys/{name}?author={user_name()}")
+    answer: dict[str, Any] = ask("DELETE", url, f"/api/keys/{quote(name, safe='')}?{urlencode({'author': user_name()})}")
     if not answer["everywhere"]:
         fail(f"{answer['name']} is revoked, and not every gateway has answered yet; they learn it when they do")
     say(f"{answer['name']} is revoked")
 
 
-def _seconds(text: str) -> float:
-    if not text:
-        return 0.0
-    try:
-        seconds = float(text[:-1]) * _UNITS[text[-1]]
-    except (KeyError, ValueError):
-        seconds = 0.0
-    if not seconds > 0:
-        fail(f"--expires {text}: expected a number with a unit, such as 12h, 30d or 1y")
-    return seconds
+def _length(text: str) -> float:
+    if text and not seconds(text):
+        raise typer.BadParameter("a key that expires at once is none", param_hint="--expires")
+    return seconds(text) if text else 0.0
+
+
+def _quota(key: dict[str, Any]) -> str:
+    rate, burst, inflight = (key[name] for name in ("requests_per_s", "burst", "inflight_requests"))
+    said = [f"{rate:g}/s" if rate else "", f"burst {burst}" if rate and burst else "", f"{inflight} under way" if inflight else ""]
+    return ", ".join(filter(None, said))
 
 
 def _until(at: float) -> str:

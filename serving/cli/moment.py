@@ -8,15 +8,15 @@ from datetime import datetime
 
 import typer
 
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\Z")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w|y)\Z")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_557_600}
 
 
 def seconds(text: str) -> float:
     """Return a length of time in seconds: "90s", "2h", "30d". Raises BadParameter."""
     found = _AGO.match(text.strip())
     if not found:
-        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 15m, 2h, 30d or 4w")
+        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 15m, 2h, 30d, 4w or 1y")
     return float(found[1]) * _SECONDS[found[2]]
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.control import DEFAULT_URL, Url, ask
+from serving.cli.control import ask
 from serving.cli.files import declared, texts
 from serving.cli.junit import Case, write_junit
+from serving.cli.options import DEFAULT_URL, Json, Url
 from serving.cli.output import print_json, print_lines, print_table
 from serving.cli.saved_plan import SavedPlan
 from serving.plan import Drift, Target, World, drift, fingerprint, outlook
@@ -17,7 +18,6 @@ from serving.plan import Drift, Target, World, drift, fingerprint, outlook
 CHANGES = 3
 """Exit code where there is something to change."""
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files that declare one engine together.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Junit = Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML, for CI.")]
 
 
@@ -39,7 +39,7 @@ def plan(
 
     Exit code 0: there is nothing to change, 3: there are changes, 1: a file is wrong, no engine answers, or a version finds no room.
     """
-    target = declared(files)
+    target = _declared(files, junit, "serving plan")
     if offline:
         found = {"base": {"revision": 0, "fingerprint": fingerprint(Target())}, **outlook(target, World()).to_json()}
     else:
@@ -71,7 +71,7 @@ def diff(
 
     Exit code 0: it is as the files say, 3: it is not, 1: a file is wrong or no engine answers.
     """
-    target = declared(files)
+    target = _declared(files, junit, "serving diff")
     running = Target.from_json(ask("GET", url, "/api/target"))
     found = drift(target, running, whole)
     found += _not_ready(target, running, ask("GET", url, "/api/status"))
@@ -86,6 +86,16 @@ def diff(
         print_lines(["the engine is as the files say"])
     if found:
         raise typer.Exit(CHANGES)
+
+
+def _declared(files: list[Path], junit: Path | None, suite: str) -> Target:
+    """Return what the files declare; where they are wrong CI sees that, too, and no report of an earlier run."""
+
+    def refused(problems: list[str]) -> None:
+        if junit:
+            write_junit(junit, suite, [("the files are valid", "\n".join(problems))])
+
+    return declared(files, refused)
 
 
 def _print(found: dict[str, Any], offline: bool) -> None:
@@ -129,6 +139,8 @@ def _not_ready(target: Target, running: Target, status: dict[str, Any]) -> list[
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, dict) and "artefact" in value:
+        return str(value["artefact"])
     if isinstance(value, dict):
         return "declared" if "traffic" in value else ", ".join(f"{k} {_shown(v)}" for k, v in value.items()) or "none"
     return str(value)[:80]

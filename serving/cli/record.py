@@ -8,12 +8,12 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from serving.cli.control import AWAY_S, DEFAULT_URL, Author, Reason, Timeout, Url, ask, follow
+from serving.cli.control import AWAY_S, ask, follow
 from serving.cli.files import user_name
 from serving.cli.moment import moment, seconds, shown
+from serving.cli.options import DEFAULT_URL, Author, Json, Reason, Timeout, Url
 from serving.cli.output import fail, print_json, print_lines, print_table, say
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 MOVED_S = 2.0
 """How long it is looked for closely whether the traffic has moved; a version that has to start takes longer."""
 POLL_S = 0.02

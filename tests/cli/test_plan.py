@@ -123,6 +123,22 @@ def test_drift_is_shown_value_by_value() -> None:
     assert [(case.get("name"), len(case)) for case in suite] == [("m is as declared", 1), ("settings are as declared", 0)]
 
 
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("command", ["plan", "diff"])
+def test_files_that_are_wrong_are_a_failed_test_for_ci(command: str) -> None:
+    Path("wrong.yaml").write_text(ONE.replace("a.pt2", "b.pt2"))
+    result = run(command, "wrong.yaml", "--junit", "ci.xml")
+    assert result.exit_code == 1
+    (case,) = ElementTree.parse("ci.xml").getroot()[0]
+    assert (case.get("name"), case[0].text) == ("the files are valid", result.stdout.rstrip("\n"))
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_version_that_is_not_there_is_shown_by_its_file() -> None:
+    rows = [line.split() for line in run("diff", "two.yaml").stdout.splitlines()]
+    assert rows[2] == ["models.m.versions.2", str(Path("a.pt2").absolute()), "–"]
+
+
 def test_junit_takes_any_text(tmp_path: Path) -> None:
     write_junit(tmp_path / "x.xml", "s", [("a\x00<b>", "\ud800&\x1b[31m")])
     case = ElementTree.parse(tmp_path / "x.xml").getroot()[0][0]
