@@ -35,8 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[RunningEngine]:
     certs = folder / "certs"
+    file = write_model(folder / "models", "echo")
+    held = json.loads(write_model(folder / "models", "held", "1 2", traffic={"stable": 1}).read_text())
+    declared = json.loads(file.read_text())
+    declared["models"] |= held["models"]
+    file.write_text(json.dumps({**declared, "gateways": 2, "access": {"approval": ["held"]}}))
     options = [f"--tls-cert={certs / 'server.pem'}", f"--tls-key={certs / 'server.key'}", f"--tls-client-ca={certs / 'ca.pem'}"]
-    with RunningEngine(folder / "state", write_model(folder / "models", "echo"), "--access=on", *options) as running:
+    with RunningEngine(folder / "state", file, "--access=on", *options) as running:
         yield running
 
 
@@ -54,10 +59,25 @@ def serving(engine: RunningEngine, folder: Path, *words: str, key: str = "") -> 
     return subprocess.run([*SERVING, *words], capture_output=True, text=True, env={**os.environ, **told}, timeout=START_S, check=False)
 
 
+def trusting(certs: Path) -> ssl.SSLContext:
+    """Return what a client of the engine has: trust in the CA, and a certificate of it."""
+    context = ssl.create_default_context(cafile=str(certs / "ca.pem"))
+    context.load_cert_chain(certs / "client.pem", certs / "client.key")
+    return context
+
+
+def make_key(engine: RunningEngine, folder: Path, name: str, role: str, **quota: float) -> str:
+    """Return a new key, made over the control API."""
+    admin = {"x-api-key": (engine.state_dir / "admin.key").read_text().strip()}
+    with httpx.Client(verify=trusting(folder / "certs"), headers=admin) as client:
+        made = client.post(f"https://localhost:{engine.control}/api/keys", json={"name": name, "grants": [role], **quota})
+    assert made.status_code == 200, made.text
+    return str(made.json()["key"])
+
+
 def test_everything_on(engine: RunningEngine, folder: Path) -> None:
     certs = folder / "certs"
-    trust = ssl.create_default_context(cafile=str(certs / "ca.pem"))
-    trust.load_cert_chain(certs / "client.pem", certs / "client.key")
+    trust = trusting(certs)
     infer = f"https://localhost:{engine.http}/v2/models/echo/infer"
     made = serving(engine, folder, "keys", "create", "ci", "--role", "predictor", "--models", "echo", "--expires", "1h")
     assert made.returncode == 0, made.stderr
@@ -92,7 +112,7 @@ def test_everything_on(engine: RunningEngine, folder: Path) -> None:
     assert refused.returncode == 1
     assert "'ci' needs the role deployer for model 'echo'" in refused.stderr
     events = json.loads(serving(engine, folder, "events", "--json", "--kind", "key").stdout)
-    assert [e["what"] for e in events["events"]][-1:] == ["key ci: predictor:echo"]
+    assert "key ci: predictor:echo" in [e["what"] for e in events["events"]]
     assert key not in json.dumps(events)
 
     assert serving(engine, folder, "keys", "revoke", "ci").returncode == 0
@@ -103,11 +123,77 @@ def test_everything_on(engine: RunningEngine, folder: Path) -> None:
             assert key.encode() not in file.read_bytes(), f"the key is in {file}"
 
 
+def test_a_quota_is_one_for_both_gateways(engine: RunningEngine, folder: Path) -> None:
+    key = make_key(engine, folder, "few", "predictor", requests_per_s=0.001, burst=12)
+    statuses, refused = [], None
+    for _ in range(24):
+        with httpx.Client(verify=trusting(folder / "certs")) as client:
+            answer = client.post(f"https://localhost:{engine.http}/v2/models/echo/infer", json=BODY, headers={"x-api-key": key})
+        statuses.append(answer.status_code)
+        refused = refused or (answer if answer.status_code == 429 else None)
+    assert statuses == [200] * 12 + [429] * 12
+    assert refused is not None
+    assert int(refused.headers["retry-after"]) > 0
+    assert "0.001/s, burst 12" in serving(engine, folder, "keys", "list").stdout
+
+
+def test_a_change_waits_until_somebody_else_agrees(engine: RunningEngine, folder: Path) -> None:
+    roles = {"dev": "deployer", "lead": "approver", "use": "predictor"}
+    keys = {name: make_key(engine, folder, name, role) for name, role in roles.items()}
+
+    def answers() -> set[str]:
+        found = set()
+        for _ in range(6):
+            with httpx.Client(verify=trusting(folder / "certs")) as client:
+                at = f"https://localhost:{engine.http}/v2/models/held/infer"
+                found.add(client.post(at, json=BODY, headers={"x-api-key": keys["use"]}).json()["model_version"])
+        return found
+
+    def moved(stable: int) -> str:
+        return str(write_model(folder / "models", "held", "1 2", traffic={"stable": stable}))
+
+    def run(who: str, *words: str) -> tuple[int, str]:
+        done = serving(engine, folder, *words, key=keys[who])
+        return done.returncode, done.stderr
+
+    assert run("dev", "apply", moved(2), "--reason", "better") == (4, "plan 1 waits for an approval (held): serving approve 1\n")
+    assert run("lead", "apply", moved(2))[0] == 4
+    assert answers() == {"1"}
+    code, said = run("dev", "approve", "1")
+    assert (code, "'dev' needs the role approver" in said) == (1, True)
+    code, said = run("lead", "approve", "2")
+    assert (code, "'lead' has asked for plan 2; somebody else has to approve it" in said) == (1, True)
+    assert run("lead", "approve", "1", "--reason", "seen")[0] == 0
+    assert answers() == {"2"}
+    code, said = run("lead", "approve", "2")
+    assert (code, "plan 2 does not wait any more: overtaken" in said) == (1, True)
+    assert run("dev", "rollback", "held")[0] == 0, "the way back does not wait"
+    assert answers() == {"1"}
+    shown = json.loads(serving(engine, folder, "approvals", "--all", "--json", key=keys["dev"]).stdout)["approvals"]
+    assert [(a["number"], a["state"], a["author"], a["by"]) for a in shown] == [
+        (1, "approved", "dev", "lead"),
+        (2, "overtaken", "lead", ""),
+    ]
+    events = json.loads(serving(engine, folder, "events", "--json", "--kind", "approval", key=keys["dev"]).stdout)["events"]
+    assert [(e["kind"], e["who"], e["why"]) for e in events] == [
+        ("approval.asked", "dev", "better"),
+        ("approval.asked", "lead", f"apply {folder / 'models' / 'held.yaml'}"),
+        ("approval.given", "lead", "seen"),
+    ]
+
+
+def test_who_changes_the_log_stands_in_the_record(engine: RunningEngine, folder: Path) -> None:
+    admin = {"x-api-key": (engine.state_dir / "admin.key").read_text().strip()}
+    with httpx.Client(verify=trusting(folder / "certs")) as client:
+        done = client.post(f"https://localhost:{engine.http}/v2/logging", json={"log_verbose_level": 1}, headers=admin)
+    assert done.status_code == 200
+    events = json.loads(serving(engine, folder, "events", "--json", "--kind", "settings.log").stdout)["events"]
+    assert [(e["who"], e["before"], e["after"]) for e in events] == [("admin", {}, {"log_verbose_level": 1})]
+
+
 def _shown(port: int, certs: Path) -> bytes:
-    context = ssl.create_default_context(cafile=str(certs / "ca.pem"))
-    context.load_cert_chain(certs / "client.pem", certs / "client.key")
     with (
         socket.create_connection(("localhost", port), timeout=60) as plain,
-        context.wrap_socket(plain, server_hostname="localhost") as talk,
+        trusting(certs).wrap_socket(plain, server_hostname="localhost") as talk,
     ):
         return talk.getpeercert(binary_form=True) or b""
