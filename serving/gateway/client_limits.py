@@ -33,11 +33,27 @@ LOOK_AGAIN_S = 1.0
 class Client:
     """One client: its requests under way, and when its bucket is full again."""
 
-    __slots__ = ("full_at", "requests")
+    __slots__ = ("_full_at", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
-        self.full_at = 0.0
+        self._full_at = 0.0
+
+    def look(self, now: float, counts: bool) -> None:
+        """A request of it is to be judged. counts: whether it matters how many are under way."""
+
+    def under_way(self, most: int, now: float) -> int:
+        """Return how many of its requests are under way, exactly where that is `most` or more."""
+        return self.requests
+
+    def full_at(self, now: float) -> float:
+        """Return when its bucket will be full, now where it is."""
+        self._full_at = max(self._full_at, now)
+        return self._full_at
+
+    def charge(self, cost_s: float) -> None:
+        """Count a request that is let in; `full_at` has been asked."""
+        self._full_at += cost_s
 
     def enter(self) -> None:
         """A request of it has been taken in."""
@@ -49,44 +65,59 @@ class Client:
 
 
 class SharedClient(Client):
-    """One that all gateways count together. `entry`: its place in the table, -1 where that has no room."""
+    """One that all gateways count together, or this one alone where the table has no room for it."""
 
-    __slots__ = ("_key", "_look_at", "_table", "counts", "entry")
+    __slots__ = ("_counts", "_entry", "_key", "_look_at", "_table")
 
     def __init__(self, table: QuotaTable, name: bytes) -> None:
         super().__init__()
         self._table = table
         self._key = key_of(name)
         self._look_at = 0.0
-        self.entry = -1
-        self.counts = False
-        """Whether it matters how many of its requests are under way."""
+        self._entry = -1
+        """Its place in the table, -1 where that has no room."""
+        self._counts = False
 
-    def look(self, now: float) -> int:
-        """Return its entry. It is looked for again each second, so that gateways which made two for one name agree on the first."""
-        if now >= self._look_at or (self.entry >= 0 and not self._table.holds(self.entry, self._key)):
+    def look(self, now: float, counts: bool) -> None:
+        """Its entry is looked for again each second, so that gateways which made two for one name agree on the first."""
+        self._counts = counts
+        if now >= self._look_at or (self._entry >= 0 and not self._table.holds(self._entry, self._key)):
             self._look_at = now + LOOK_AGAIN_S
             found = self._table.find(self._key, now)
-            if found != self.entry:
-                if self.entry >= 0 and self._table.holds(self.entry, self._key):
-                    self._table.note(self.entry, 0)
-                self.entry = found
+            if found != self._entry:
+                if self._entry >= 0 and self._table.holds(self._entry, self._key):
+                    self._table.note(self._entry, 0)
+                self._entry = found
                 self._note()
-        return self.entry
+
+    def under_way(self, most: int, now: float) -> int:
+        if self._entry < 0:
+            return self.requests
+        found = self._table.under_way(self._entry)
+        return found if found < most else self._table.under_way_alive(self._entry, now)
+
+    def full_at(self, now: float) -> float:
+        return super().full_at(now) if self._entry < 0 else self._table.full_at(self._entry, now)
+
+    def charge(self, cost_s: float) -> None:
+        if self._entry < 0:
+            super().charge(cost_s)
+        else:
+            self._table.charge(self._entry, cost_s)
 
     def enter(self) -> None:
         self.requests += 1
-        if self.counts:
+        if self._counts:
             self._note()
 
     def leave(self) -> None:
         self.requests -= 1
-        if self.counts:
+        if self._counts:
             self._note()
 
     def _note(self) -> None:
-        if self.entry >= 0:
-            self._table.note(self.entry, self.requests)
+        if self._entry >= 0:
+            self._table.note(self._entry, self.requests)
 
 
 def client_name(identity: Identity) -> bytes:
@@ -156,18 +187,15 @@ class ClientLimits:
         quota = self._quotas.get(name) or self._learned.get(name)
         each_s, spare_s, most = quota or self._all
         client = self._client(name, quota is not None)
-        if isinstance(client, SharedClient) and (entry := client.look(now)) >= 0:
-            self._ask_all(client, entry, (each_s, spare_s, most), now)
-            return client
-        if most and client.requests >= most:
-            raise _too_many(client.requests, most)
+        client.look(now, most > 0)
+        if most and (under_way := client.under_way(most, now)) >= most:
+            raise TooManyRequests(f"this client has {under_way} requests under way, of at most {most}", retry_after_s=1.0)
         if each_s:
-            full_at = max(client.full_at, now)
-            too_soon_s = full_at - now - spare_s
+            too_soon_s = client.full_at(now) - now - spare_s
             # Sums of times are exact to 0.1 µs or so.
             if too_soon_s > 1e-6:
-                raise _too_fast(each_s, too_soon_s)
-            client.full_at = full_at + each_s
+                raise TooManyRequests(f"this client may send {1 / each_s:g} requests a second", retry_after_s=too_soon_s)
+            client.charge(each_s)
         return client
 
     def _client(self, name: bytes, limited: bool) -> Client:
@@ -184,33 +212,11 @@ class ClientLimits:
         clients[name] = client
         return client
 
-    def _ask_all(self, client: SharedClient, entry: int, limit: Limit, now: float) -> None:
-        """The same look at what all gateways have let in."""
-        each_s, spare_s, most = limit
-        table = self.table
-        assert table is not None
-        client.counts = most > 0
-        if most and table.under_way(entry) >= most and (under_way := table.under_way_alive(entry, now)) >= most:
-            raise _too_many(under_way, most)
-        if each_s:
-            too_soon_s = table.full_at(entry, now) - now - spare_s
-            if too_soon_s > 1e-6:
-                raise _too_fast(each_s, too_soon_s)
-            table.charge(entry, each_s)
-
     def __len__(self) -> int:
         return len(self._clients)
 
     def __repr__(self) -> str:
         return f"ClientLimits({len(self._clients)} clients)"
-
-
-def _too_many(under_way: int, most: int) -> TooManyRequests:
-    return TooManyRequests(f"this client has {under_way} requests under way, of at most {most}", retry_after_s=1.0)
-
-
-def _too_fast(each_s: float, too_soon_s: float) -> TooManyRequests:
-    return TooManyRequests(f"this client may send {1 / each_s:g} requests a second", retry_after_s=too_soon_s)
 
 
 @lru_cache(maxsize=4096)

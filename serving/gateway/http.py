@@ -598,6 +598,10 @@ class HttpConnection:
         self._transport.close()
         return True
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket, -1 once it is closing."""
+        return -1 if self._transport.is_closing() else int(self._transport.get_extra_info("socket").fileno())
+
     def abort(self) -> None:
         """Close at once, whatever is under way."""
         self._transport.abort()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -193,7 +194,7 @@ class GatewayServer:
     async def _drain(self, timeout_s: float) -> None:
         """Leave without a loss: (1) the edge hears it at its next look and sends elsewhere; (2) the TCP listeners are closed here, what
         waits in their queues waits for whoever gets them next; (3) what is open is answered, each answer saying that it is the last;
-        (4) what stays idle for LINGER_S is closed.
+        (4) what stays idle for LINGER_S, with nothing left to read, is closed.
         """
         host = self._host
         assert host is not None
@@ -209,7 +210,7 @@ class GatewayServer:
             quiet = now - max(start, host.last_request) > QUIET_S
             engaged = any(c.engaged for c in host.connections)
             lingered = now - start > min(LINGER_S, timeout_s / 2) or not host.connections_of_clients()
-            if told and quiet and lingered and not engaged:
+            if told and quiet and lingered and not engaged and not _unread(host.connections):
                 break
             await asyncio.sleep(0.02)
         await host.service.drain(max(0.1, start + timeout_s - self._loop.time()))
@@ -345,6 +346,15 @@ class _Host:
         if self._tick is not None:
             self._tick.cancel()
         self.service.close()
+
+
+def _unread(connections: Iterable[HttpConnection | Http2Connection]) -> bool:
+    """Say whether something has come that nobody has read yet: after a stall of this process its timers run before its sockets are read."""
+    poll = select.poll()
+    for connection in connections:
+        if (descriptor := connection.fileno()) >= 0:
+            poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _take_log_settings(log: Mapping[str, Any]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,6 +17,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from serving.errors import Unavailable
+from serving.gateway import server as server_module
 from serving.gateway.server import GatewayServer
 from serving.gateway.stream import MAX_PENDING
 from serving.state import GatewayLimits
@@ -193,6 +196,44 @@ async def test_draining_with_nobody_in_front(gateway: LoneGateway) -> None:
     late = socket.create_server(("127.0.0.1", 0))
     assert gateway.server.listen(late) == 0
     assert late.fileno() == -1
+
+
+def test_what_came_during_a_stall_is_answered_before_the_gateway_leaves(gateway: LoneGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that did not run for a while finds its timers due and requests unread; it must not close over them."""
+    for limit in ("LINGER_S", "QUIET_S", "EDGE_ASKS_S"):
+        monkeypatch.setattr(server_module, limit, 0.05)
+    with socket.create_connection(gateway.tcp, 60) as client:
+        client.sendall(post(INFER, JSON_BODY))
+        assert b"200 OK" in client.recv(1 << 16)
+        stalled, sent = threading.Event(), threading.Event()
+        loop = gateway.server._loop
+        ours, theirs = socket.socketpair()
+
+        def stall() -> None:
+            """Stand still until a request has come, and for longer than the gateway waits: within the reading, so timers are next."""
+            loop.remove_reader(ours)
+            stalled.set()
+            assert sent.wait(60)
+            over = time.monotonic() + 0.2
+            while time.monotonic() < over:
+                pass
+
+        gateway.in_loop(lambda: loop.add_reader(ours, stall))
+        leaving = threading.Thread(target=gateway.server.drain, args=(600.0,))
+        leaving.start()
+        while not gateway.host.draining:
+            os.sched_yield()
+        theirs.send(b"now")
+        assert stalled.wait(60)
+        client.sendall(post(INFER, JSON_BODY))
+        sent.set()
+        answer = client.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"Connection: close" in answer
+        leaving.join(60)
+        assert not leaving.is_alive()
+        ours.close()
+        theirs.close()
 
 
 def test_a_gateway_that_has_stopped_says_so() -> None:
