@@ -268,7 +268,7 @@ class Neighbours:
     def felt(self) -> Felt:
         for process in self._processes:
             _, said = process.communicate(timeout=120)
-            if process.returncode:
+            if process.returncode not in (0, 1):  # 1: there were errors, which are what is asked for
                 raise RuntimeError(f"serving bench run: {said[-300:]}")
         found = [json.loads(output.read_text()) for output in self._outputs]
         return Felt(sum(f["answers"] for f in found), sum(f["errors"] for f in found), max(f["latency_ms"]["p99"] for f in found))

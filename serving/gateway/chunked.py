@@ -10,6 +10,9 @@ from serving.errors import DecodeError, TooLarge
 MAX_CHUNKS = 65_536
 MAX_LINE_BYTES = 4096
 MAX_TRAILER_BYTES = 16 * 1024
+COPY_BYTES = 1024
+"""Smaller chunks are copied: a view takes 184 bytes, and time."""
+_SMALL_DIGITS = 4
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
@@ -17,12 +20,16 @@ class ChunkedDecoder:
     """Takes the bytes behind the head of a chunked message; collects the body until its end.
 
     feed() appends body bytes to `parts` and returns True when the message is over; `rest` then holds what follows it.
-    A streaming reader takes `parts` away whenever it likes.
+    A streaming reader takes `parts` away whenever it likes. `more` says that feed() took as many chunks as it was to take at most:
+    feed(b"") goes on.
     """
 
-    __slots__ = ("_buffer", "_chunks", "_max_bytes", "_max_chunks", "_missing", "_state", "_trailer_bytes", "parts", "rest", "total")
+    __slots__ = (
+        "_buffer", "_chunks", "_max_bytes", "_max_chunks", "_missing", "_state", "_trailer_bytes", "more", "parts", "rest", "total",
+    )  # fmt: skip
 
     def __init__(self, max_bytes: int, max_chunks: int = MAX_CHUNKS) -> None:
+        self.more = False
         self.parts: list[bytes | memoryview] = []
         self.rest = b""
         self.total = 0
@@ -34,18 +41,59 @@ class ChunkedDecoder:
         self._state = _size
         self._trailer_bytes = 0
 
-    def feed(self, data: bytes) -> bool:
-        """Take `data` in; True when the message has ended. Raises DecodeError or TooLarge; the connection must then close."""
+    def feed(self, data: bytes, most: int = 1 << 62) -> bool:
+        """Take `data` in, `most` chunks of it or so; True when the message has ended.
+
+        Raises DecodeError or TooLarge; the connection must then close.
+        """
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+        self.more = False
+        last = self._chunks + most
         at = 0
         while at >= 0:
             if self._state is _done:
                 self.rest = data[at:]
                 return True
+            if self._state is _size:
+                at = self._small_ones(data, at, min(last, self._max_chunks))
+                if self._chunks >= last and at < len(data):
+                    self._buffer = data[at:]
+                    self.more = True
+                    return False
             at = self._state(self, data, at)
         return False
+
+    def _small_ones(self, data: bytes, at: int, last: int) -> int:
+        """Take whole chunks of plain form from `at` on; return where the first is that is anything else, which its state looks at.
+
+        The states take 4 µs for each chunk: a body of one-byte chunks would keep a gateway for a quarter of a second.
+        """
+        chunks = self._chunks
+        total = self.total
+        parts = self.parts
+        while chunks < last:
+            end = data.find(b"\r\n", at, at + _SMALL_DIGITS + 2)
+            digits = data[at:end]
+            # int() takes more than HTTP does: signs, spaces, underscores, 0x
+            if end <= at or not digits.isalnum() or digits[0] == 48:
+                break
+            try:
+                size = int(digits, 16)
+            except ValueError:
+                break
+            start = end + 2
+            stop = start + size
+            if data[stop : stop + 2] != b"\r\n" or total + size > self._max_bytes:
+                break
+            parts.append(data[start:stop] if size < COPY_BYTES else memoryview(data)[start:stop])
+            chunks += 1
+            total += size
+            at = stop + 2
+        self._chunks = chunks
+        self.total = total
+        return at
 
     def _keep(self, data: bytes, at: int, limit: int, what: str) -> int:
         if len(data) - at > limit:

@@ -41,6 +41,8 @@ MAX_PIPELINED_BYTES = 256 * 1024
 MAX_EDGE_CHUNKS = 1 << 18
 """The edge makes a chunk of what it has at the moment, some 16 KB: a gigabyte needs more than a client may send."""
 LINGER_S = 2.0
+SLICE_CHUNKS = 1024
+"""Chunks of a body that are taken in one turn of the loop: 1 ms or so."""
 
 _REASONS = {
     200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
@@ -65,6 +67,7 @@ class HttpConnection:
         "_paused",
         "_rest",
         "_sink",
+        "_slow",
         "_transport",
         "_unread",
         "busy",
@@ -103,6 +106,8 @@ class HttpConnection:
         self._sink: BodySink | None = None
         self._chunked: ChunkedDecoder | None = None
         self._arrived = 0
+        self._slow = False
+        """The body takes its turns in the slow lane; nothing more is read meanwhile."""
         self.busy = False
         """A request has been handed to its action and is not answered yet."""
         self.work: Cancellable | None = None
@@ -351,16 +356,32 @@ class HttpConnection:
             self._chunk_received(data[at:])
 
     def _chunk_received(self, data: bytes) -> None:
+        if self.reader is None and not self.body_grows(len(data)):
+            return
+        if self._take_chunks(data) and not self._slow:
+            self._slow = True
+            self._transport.pause_reading()
+            self.host.slow.join(self._take_more)
+
+    def _take_more(self) -> bool:
+        """Go on where a slice of the body ended (`SlowLane`)."""
+        if self._chunked is not None and self._take_chunks(b""):
+            return True
+        self._slow = False
+        if not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+        return False
+
+    def _take_chunks(self, data: bytes) -> bool:
+        """Take a slice of the chunks that have come; True where there are more."""
         decoder = cast(ChunkedDecoder, self._chunked)
         reader = self.reader
-        if reader is None and not self.body_grows(len(data)):
-            return
         try:
-            over = decoder.feed(data)
+            over = decoder.feed(data, SLICE_CHUNKS)
         except (DecodeError, TooLarge) as error:
             self._drop_body()
             self.fail(error, close=True)
-            return
+            return False
         if reader is not None:
             parts, decoder.parts = decoder.parts, []
             self._feed(reader, parts, over, decoder.rest)
@@ -369,6 +390,7 @@ class HttpConnection:
             self._drop_body()
             parts = decoder.parts
             self._dispatch(self.head, parts[0] if len(parts) == 1 else b"".join(parts))
+        return decoder.more and self._chunked is decoder
 
     def _feed(self, reader: BodyReader, parts: list[bytes | memoryview], over: bool, rest: bytes) -> None:
         try:
@@ -618,7 +640,8 @@ class HttpConnection:
     def resume_reading(self) -> None:
         if self._paused and not self._transport.is_closing():
             self._paused = False
-            self._transport.resume_reading()
+            if not self._slow:
+                self._transport.resume_reading()
 
     def __repr__(self) -> str:
         return f"HttpConnection({self.head!r}, {'busy' if self.busy else self.waiting})"

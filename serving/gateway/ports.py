@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from serving.errors import ServingError
 from serving.gateway.head import HeadCache
+from serving.gateway.slow_lane import SlowLane
 from serving.state import GatewayLimits
 
 
@@ -51,6 +52,9 @@ class Host(Protocol):
     connections: set[Any]
     arriving_bytes: int
     """What has come of all bodies that are not complete; at most `limits.max_inflight_bytes`."""
+
+    slow: SlowLane
+    """For bodies that take far more time than their bytes tell."""
 
     edge_told: bool
     """The edge has asked after our health and heard that we leave."""

@@ -30,6 +30,7 @@ from serving.gateway.http2_stream import Http2Stream
 from serving.gateway.peers import PeerAddress
 from serving.gateway.rest import RestApi
 from serving.gateway.service import Service
+from serving.gateway.slow_lane import SlowLane
 from serving.gateway.statistics import Source, Statistics
 from serving.gateway.tally import Tally
 from serving.protocol.settings import log_of
@@ -245,6 +246,7 @@ class _Host:
         self.last_request = 0.0
         self.connections: set[HttpConnection | Http2Connection] = set()
         self.arriving_bytes = 0
+        self.slow = SlowLane(loop)
         self.edge_told = False
         self.tally = Tally()
         self.service = Service(self.tally, self.limits, loop, name, socket.gethostname())

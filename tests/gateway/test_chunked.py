@@ -41,6 +41,39 @@ def test_any_cutting_of_the_stream_gives_the_same_body(
     assert seen == rest
 
 
+@given(chunks=st.lists(st.binary(min_size=1, max_size=2000), max_size=20), most=st.integers(1, 5), cut=st.integers(0, 4000))
+def test_a_body_taken_in_slices_is_the_same(chunks: list[bytes], most: int, cut: int) -> None:
+    stream = encode(chunks) + b"GET"
+    decoder = ChunkedDecoder(1 << 20)
+    turns = 0
+    over = decoder.feed(stream[:cut], most)
+    while decoder.more:
+        assert not over
+        turns += 1
+        over = decoder.feed(b"", most)
+    if not over:
+        over = decoder.feed(stream[cut:], most)
+        while decoder.more:
+            assert not over
+            turns += 1
+            over = decoder.feed(b"", most)
+    assert b"".join(decoder.parts) == b"".join(chunks)
+    assert over
+    assert stream.endswith(decoder.rest)
+    assert turns >= len(chunks) // (most + 1) - 2
+
+
+def test_chunks_are_counted_in_whatever_way_they_are_taken() -> None:
+    stream = encode([b"x"] * 100 + [b"y" * 3000] * 3)
+    decoder = ChunkedDecoder(1 << 20, 103)
+    assert decoder.feed(stream)
+    assert decoder.total == 100 + 9000
+    with pytest.raises(DecodeError, match="exceeds maximum of 102 non-empty chunks"):
+        ChunkedDecoder(1 << 20, 102).feed(stream)
+    with pytest.raises(TooLarge, match="9099 bytes"):
+        ChunkedDecoder(9099).feed(stream)
+
+
 @given(data=st.binary(max_size=200))
 def test_garbage_is_refused_or_waits_but_never_raises_anything_else(data: bytes) -> None:
     decoder = ChunkedDecoder(1 << 20)

@@ -14,7 +14,8 @@ import uvloop
 
 from serving.errors import NotFound
 from serving.gateway.head import Action, Head, HeadCache
-from serving.gateway.http import HttpConnection
+from serving.gateway.http import SLICE_CHUNKS, HttpConnection
+from serving.gateway.slow_lane import SlowLane
 from serving.state import GatewayLimits
 
 
@@ -27,6 +28,7 @@ class FakeHost:
         self.connections: set[HttpConnection] = set()
         self.heads = HeadCache(lambda head: Action(run))
         self.arriving_bytes = 0
+        self.slow = SlowLane(asyncio.get_running_loop())
         self.edge_told = False
         self.time = 0.0
         self.noted = 0
@@ -341,3 +343,67 @@ def test_a_client_that_resets_in_the_middle_hurts_nobody() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(asyncio.wait_for(run(), 60))
+
+
+@on_uvloop
+async def test_bodies_of_tiny_chunks_take_turns_with_others() -> None:
+    """Four bodies of many slices come in one piece each; a request that comes after the first slice is answered before any of them."""
+    order: list[bytes] = []
+    first_slice = asyncio.Event()
+
+    def run(connection: HttpConnection, head: Head, body: Any) -> None:
+        order.append(head.path.encode())
+        echo(connection, head, body)
+
+    host = FakeHost(run)
+    host.slow = _Seen(host.slow, first_slice)  # type: ignore[assignment]
+    async with serving(host) as connect:
+        plain = await connect()
+        tiny = [await connect() for _ in range(4)]
+        chunks = b"1\r\nx\r\n" * (40 * SLICE_CHUNKS) + b"0\r\n\r\n"
+        for number, client in enumerate(tiny):
+            client.send(b"POST /tiny%d HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" % number + chunks)
+        await first_slice.wait()
+        plain.send(b"GET /plain HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await plain.answer())[2] == b"/plain"
+        for client in tiny:
+            assert (await client.answer())[2] == b"x" * 40 * SLICE_CHUNKS
+        assert order[0] == b"/plain"
+        # and they are read from again
+        for client in tiny:
+            client.send(b"GET /again HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await client.answer())[2] == b"/again"
+        assert host.arriving_bytes == 0
+
+
+@on_uvloop
+async def test_who_hangs_up_leaves_the_slow_lane() -> None:
+    host = FakeHost(echo)
+    begun = asyncio.Event()
+    host.slow = _Seen(host.slow, begun)  # type: ignore[assignment]
+    async with serving(host) as connect:
+        client = await connect()
+        client.send(b"POST /tiny HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * (40 * SLICE_CHUNKS))
+        await begun.wait()
+        for connection in list(host.connections):
+            connection.abort()
+        other = await connect()
+        other.send(b"GET /other HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await other.answer())[2] == b"/other"
+        assert host.arriving_bytes == 0
+        assert repr(host.slow) == "SlowLane(0 waiting)"
+
+
+class _Seen:
+    """A slow lane that says when the first has joined."""
+
+    def __init__(self, lane: SlowLane, joined: asyncio.Event) -> None:
+        self._lane = lane
+        self._joined = joined
+
+    def join(self, work: Callable[[], bool]) -> None:
+        self._joined.set()
+        self._lane.join(work)
+
+    def __repr__(self) -> str:
+        return repr(self._lane)
