@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import gzip
 import json
+import math
 import multiprocessing
 import subprocess
 import sys
@@ -247,6 +248,8 @@ class Felt:
 
     answers: int
     errors: int
+    kinds: dict[str, int]
+    """How many errors of each kind."""
     p99_ms: float
 
 
@@ -271,7 +274,15 @@ class Neighbours:
             if process.returncode not in (0, 1):  # 1: there were errors, which are what is asked for
                 raise RuntimeError(f"serving bench run: {said[-300:]}")
         found = [json.loads(output.read_text()) for output in self._outputs]
-        return Felt(sum(f["answers"] for f in found), sum(f["errors"] for f in found), max(f["latency_ms"]["p99"] for f in found))
+        kinds: Counter[str] = Counter()
+        for f in found:
+            kinds.update(f["errors_by_kind"])
+        return Felt(
+            sum(f["answers"] for f in found),
+            sum(f["errors"] for f in found),
+            dict(kinds),
+            max(f["latency_ms"]["p99"] or math.inf for f in found),
+        )
 
 
 def strike(act: Act, running: Running, site: Site, folder: Path, seconds: float) -> dict[str, Any]:
@@ -297,6 +308,7 @@ def strike(act: Act, running: Running, site: Site, folder: Path, seconds: float)
         "got": got,
         "neighbour_answers": felt.answers,
         "neighbour_errors": felt.errors,
+        "neighbour_errors_by_kind": felt.kinds,
         "neighbour_p99_ms": felt.p99_ms,
         "memory_before_mib": before // MIB,
         "memory_most_mib": most // MIB,

@@ -86,6 +86,14 @@ class FrameReader(ABC):
         """A frame came that carries nothing. Raises Broken where there are too many of them."""
 
     @abstractmethod
+    def tired(self) -> bool:
+        """So many frames of control have come in one piece that the rest of it shall take its turn."""
+
+    @abstractmethod
+    def later(self, data: bytes) -> None:
+        """Have `data`, which begins with a frame, given to `data_received` in a later turn."""
+
+    @abstractmethod
     def replenish(self, nbytes: int) -> None:
         """Let the client send as much again on the connection."""
 
@@ -180,6 +188,9 @@ class FrameReader(ABC):
                 self._continue(number, flags, data[start:stop])
             else:
                 self.control(kind, flags, number, data[start:stop])
+                if stop < end and self.tired():
+                    self.later(data[stop:])
+                    return
             at = stop
         if at < end:
             self._hold(data, at, FRAME_BYTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 from hpack import Decoder, Encoder
@@ -51,7 +52,7 @@ class Transport:
         self.all = bytearray()
         self.unread = 0
         self.stalled = False
-        self.eof = self.aborted = False
+        self.eof = self.aborted = self.reading_paused = False
         self._high = 1 << 60
         self._paused = False
 
@@ -90,6 +91,14 @@ class Transport:
     def is_closing(self) -> bool:
         return self.aborted
 
+    def pause_reading(self) -> None:
+        assert not self.reading_paused
+        self.reading_paused = True
+
+    def resume_reading(self) -> None:
+        assert self.reading_paused
+        self.reading_paused = False
+
     def write_eof(self) -> None:
         assert not self.eof, "ended twice"
         self.eof = True
@@ -98,12 +107,25 @@ class Transport:
         self.aborted = True
 
 
+class Lane:
+    """A slow lane whose turns come at once. `turns` counts them."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    def join(self, work: Callable[[], bool]) -> None:
+        self.turns += 1
+        while work():
+            self.turns += 1
+
+
 class Host:
     def __init__(self, limits: GatewayLimits | None = None) -> None:
         self.limits = limits or GatewayLimits()
         self.draining = False
         self.connections: set[Any] = set()
         self.arriving_bytes = 0
+        self.slow = Lane()
         self.time = 1.0
         self.answered = 0
 

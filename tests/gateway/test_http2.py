@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from serving.gateway import http2_frames as h2
-from serving.gateway.http2 import HASTY, LINGER_S, MAX_CONTROL, MAX_RESETS, MAX_STREAMS, WINDOW_BYTES
+from serving.gateway.http2 import HASTY, LINGER_S, MAX_CONTROL, MAX_RESETS, MAX_STREAMS, PATIENCE, WINDOW_BYTES
 from serving.gateway.http2_frames import Http2Code
 from serving.gateway.http2_writer import HIGH_WATER_BYTES, MAX_UNREAD_BYTES
 from serving.state import GatewayLimits
@@ -140,6 +140,22 @@ def test_mutated_conversations_hurt_nobody(seed_of: int) -> None:
 
 def frame_of(kind: int, payload: bytes = b"", number: int = 0, flags: int = 0) -> Callable[[Client], bytes]:
     return lambda client: h2.frame(kind, flags, number, payload)
+
+
+def test_frames_of_control_take_turns_and_keep_their_order() -> None:
+    """A call behind ten times as many pings as are taken in one turn gets its answer behind theirs, wherever the bytes were cut."""
+    pings = b"".join(h2.frame(h2.PING, 0, 0, n.to_bytes(8)) for n in range(10 * PATIENCE))
+    for cut in (0, 17 * PATIENCE + 5, len(pings) + 4):
+        client = Client()
+        gateway = greeted(client)
+        sent = pings + client.head(1) + data(1, message(b"call"), True) + PING
+        gateway.feed(sent[:cut])
+        gateway.feed(sent[cut:])
+        answers = gateway.answers()
+        assert [int.from_bytes(f.payload) for f in answers.frames if f.kind == h2.PING][:-1] == list(range(10 * PATIENCE))
+        assert answers.bodies[1] == message(b"call")
+        assert gateway.host.slow.turns >= 8
+        assert not gateway.transport.reading_paused
 
 
 @pytest.mark.parametrize(
