@@ -101,11 +101,11 @@ def _cut(view: memoryview, start: int, piece_bytes: int) -> list[_Piece] | None:
         window = bytes(view[at : at + piece_bytes])
         # The first brace ends the input, the first quote begins its next member, or a string in the array: its brackets tell.
         ends = [place for place in (window.find(b"}"), window.find(b'"')) if place >= 0]
-        if ends or not depth + window.count(b"[") - window.count(b"]"):
+        deeper = depth + _depth(window)
+        if ends or not deeper:
             last = min(ends, default=len(window))
             stop = window.rfind(b"]", 0, last) + 1
-            closed = not depth + window.count(b"[", 0, stop) - window.count(b"]", 0, stop)
-            if not pieces or not stop or not closed or window[stop:last].strip(_WHITE) not in (b"", b","):
+            if not pieces or not stop or depth + _depth(window[:stop]) or window[stop:last].strip(_WHITE) not in (b"", b","):
                 return None
             pieces.append(_Piece(at, at + stop, depth, 0))
             return pieces
@@ -113,11 +113,16 @@ def _cut(view: memoryview, start: int, piece_bytes: int) -> list[_Piece] | None:
         if stop < 0 or at + piece_bytes >= end:
             return None
         after = bytes(view[at + stop + 1 : at + stop + 65]).lstrip(_WHITE)[:1]
-        inside = depth + window.count(b"[", 0, stop) - window.count(b"]", 0, stop)
+        inside = deeper - _depth(window[stop:])
         if after in (b"", b"]") or not 0 < inside <= MAX_DEPTH:
             return None
         pieces.append(_Piece(at, at + stop, depth, inside))
         at, depth = at + stop + 1, inside
+
+
+def _depth(text: bytes) -> int:
+    """Return how much deeper brackets are behind the text than before it. Looks first: counting takes far longer than not finding."""
+    return (text.count(b"[") if b"[" in text else 0) - (text.count(b"]") if b"]" in text else 0)
 
 
 def _fill(document: dict[str, Any], view: memoryview, arrays: list[list[_Piece]]) -> bool:

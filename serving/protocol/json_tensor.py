@@ -107,7 +107,9 @@ def _numbers(dtype: DType, view: memoryview, name: str) -> bytes:
         return _with_literals(text, [x for x in numbers if not isfinite(x)]) if b"null" in text else text
     elements = np.frombuffer(view, dtype.numpy).astype(np.float64 if code == "f" else dtype.numpy)
     text = orjson.dumps(elements, option=orjson.OPT_SERIALIZE_NUMPY)
-    return _with_literals(text, elements[~np.isfinite(elements)].tolist()) if b"null" in text else text
+    # Looking for "null" in the text would take a third of the time of writing it.
+    finite = np.isfinite(elements)
+    return text if finite.all() else _with_literals(text, elements[~finite].tolist())
 
 
 def _with_literals(text: bytes, special: list[float]) -> bytes:
