@@ -24,6 +24,7 @@ from serving.gateway.repository import Repository
 from serving.gateway.service import Service
 from serving.gateway.special import submit
 from serving.gateway.statistics import Statistics
+from serving.gateway.turns import Turns
 from serving.gateway.wishes import WishDesk, rest_run
 from serving.inference import Buffer, InferResponse
 from serving.names import version_name
@@ -37,7 +38,7 @@ JSON = b"application/json"
 DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
 MAX_CACHED_ANSWERS = 4096
 TEXT_BYTES = 128 * 1024
-"""Tensors from this size on are written as text in a thread: 32,768 numbers take 1.5 ms."""
+"""Tensors from this size on are written as text in slices: 32,768 numbers take 1.5 ms."""
 
 Infer = Callable[..., None]
 """infer(connection, head, body): as `Action.run`."""
@@ -51,6 +52,7 @@ class RestApi:
         self._counts = counts
         self._wishes = WishDesk(service, desk)
         self._repository = Repository(desk)
+        self._turns = Turns()
         self._answer_heads: dict[tuple[int | None, int, bool], bytes] = {}
 
     def route(self, head: Head) -> Action:
@@ -132,8 +134,8 @@ class RestApi:
         return self._decompressing(model, version, infer) if head.content_encoding else infer
 
     def _slicing(self, model: str, version: str, infer: Infer) -> Infer:
-        """Return what has a large JSON body read in a thread, in slices between which others are answered; small ones go to `infer`."""
-        service = self._service
+        """Return what has a large JSON body read in slices, between which others are answered; small ones go to `infer`."""
+        service, turns = self._service, self._turns
 
         def sliced(connection: HttpConnection, head: Head, body: Buffer, asked: bool = False, client: Client | None = None) -> None:
             if not SLICED_BYTES <= len(body) <= service.limits.max_json_bytes:
@@ -155,9 +157,7 @@ class RestApi:
                     service.forwarding.put(request, head.forwarded)
                 connection.work = submit(service, served, request, connection, plan, "rest", client)
 
-            try:
-                offload(connection, partial(read_slices, body), submit_read)
-            except Unavailable:  # all threads have enough to do
+            if not turns.begin(connection, read_slices(body), submit_read):
                 infer(connection, head, body, True, client)
 
         return sliced
@@ -201,11 +201,9 @@ class RestApi:
             return
         layout = response.layout
         if layout is not None and layout.payload_bytes >= TEXT_BYTES and call.plan.answer.json:
-            try:
-                offload(connection, partial(call.served.rest.encode, call.plan, response), lambda answer: self._write(connection, *answer))
+            work = call.served.rest.encode_slices(call.plan, response)
+            if self._turns.begin(connection, work, lambda answer: self._write(connection, *answer)):
                 return
-            except Unavailable:
-                pass  # all threads have enough to do
         try:
             parts, header_length = call.served.rest.encode(call.plan, response)
         except ServingError as error:

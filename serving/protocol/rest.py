@@ -6,6 +6,7 @@ a dict look-up and a length check. Where headers differ in their `id` alone, the
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Final
 
 from serving.errors import DecodeError, InvalidArgument, SignatureMismatch
@@ -97,6 +98,10 @@ class RestCodec:
     def encode(self, plan: RestPlan, response: InferResponse) -> tuple[list[Buffer], int | None]:
         """Return the parts of the body and the value of Inference-Header-Content-Length (None: plain JSON, no header)."""
         return plan.answer.write(plan.id, response)
+
+    def encode_slices(self, plan: RestPlan, response: InferResponse) -> Generator[None, None, tuple[list[Buffer], int | None]]:
+        """Return what `encode` does; yields where others may have their turn."""
+        return plan.answer.write_slices(plan.id, response)
 
     def _decode(self, body: Buffer, header_length: int | None) -> tuple[InferRequest, RestPlan]:
         size = len(body)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Generator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -90,6 +90,22 @@ class RestAnswer:
             return [text, response.payload], len(text)
         return _assemble(head, text, response.payload)
 
+    def write_slices(self, id: str, response: InferResponse) -> Generator[None, None, tuple[list[Buffer], int | None]]:
+        """Return what `write` does; yields where others may have their turn."""
+        layout = response.layout
+        if layout is None:
+            raise ModelFailed("the model answered without outputs")
+        head = self._heads.get(id_of(layout)) or self._prepare(layout)
+        view = memoryview(response.payload)
+        written = []
+        for name, dtype, start, stop, binary in head.pieces:
+            if binary is False:
+                written.append((yield from json_tensor.encode_slices(dtype, view[start:stop], name)))
+        text = head.texts[0]
+        if id:
+            text = b'{"id":' + orjson.dumps(id) + b"," + text[1:]
+        return _assemble(head, text, view, written)
+
     def _prepare(self, layout: Layout) -> _Head:
         places = {}
         at = 0
@@ -124,8 +140,10 @@ class RestAnswer:
         return f"RestAnswer({', '.join(n + (' binary' if b else '') for n, b in self._outputs)})"
 
 
-def _assemble(head: _Head, text: bytes, payload: Buffer) -> tuple[list[Buffer], int | None]:
+def _assemble(head: _Head, text: bytes, payload: Buffer, written: list[bytes] | None = None) -> tuple[list[Buffer], int | None]:
+    """Return the body's parts. `written`: the JSON tensors, where they have been written before."""
     view = memoryview(payload)
+    ready = iter(written) if written is not None else None
     texts = [text]
     tensors: list[Buffer] = []
     behind = iter(head.texts[1:])
@@ -133,7 +151,7 @@ def _assemble(head: _Head, text: bytes, payload: Buffer) -> tuple[list[Buffer], 
         if binary:
             tensors.append(view[start:stop])
         elif binary is False:
-            texts.append(json_tensor.encode(dtype, view[start:stop], name))
+            texts.append(json_tensor.encode(dtype, view[start:stop], name) if ready is None else next(ready))
             texts.append(next(behind))
     document = b"".join(texts)
     if head.length < 0:

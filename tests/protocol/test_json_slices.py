@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.errors import ServingError
+from serving.protocol import json_tensor
 from serving.protocol.json_numbers import Wire
-from serving.protocol.json_slices import PIECE_BYTES, SLICED_BYTES, read_slices
+from serving.protocol.json_slices import PIECE_BYTES, SLICED_BYTES, Outline, read_slices
 from serving.protocol.rest import RestCodec
 from serving.tensor import DType
 from tests.protocol.samples import signature
 
+T = TypeVar("T")
 DTYPES = [d for d in DType if d not in (DType.FP16, DType.BF16)]
 INTEGERS = st.integers(-128, 127)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -28,10 +32,24 @@ def count(data: Any) -> int:
     return sum(map(count, data)) if isinstance(data, list) else 1
 
 
+def drained(work: Generator[None, None, T]) -> T:
+    """Return what comes of work that would give others their turn."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def read(text: Any, piece_bytes: int = PIECE_BYTES) -> Outline | None:
+    return drained(read_slices(text, piece_bytes))
+
+
 def outcome(codec: RestCodec, body: bytes, piece_bytes: int = 0) -> Any:
     """Return the request, or the error; read in slices where there is a size for them and the body can be read so."""
     try:
-        outline = read_slices(body, piece_bytes) if piece_bytes else None
+        outline = read(body, piece_bytes) if piece_bytes else None
         request, plan = codec.decode(body, None) if outline is None else codec.decode_outline(outline)
     except ServingError as error:
         return type(error), error.message
@@ -76,7 +94,7 @@ def test_texts_that_are_broken_somewhere_get_the_same_answer(data: Any, piece: i
 def test_long_arrays_are_cut_and_the_rest_is_kept() -> None:
     numbers = [float(n) for n in range(100)]
     body = json.dumps({"id": "a", "inputs": [tensor(numbers), tensor([1.0], name="y"), tensor([numbers, numbers], name="z")]}).encode()
-    outline = read_slices(body, 64)
+    outline = read(body, 64)
     assert outline is not None
     assert len(outline.text) < 400
     data = [item["data"] for item in outline.document["inputs"]]
@@ -116,8 +134,17 @@ def test_forms_that_are_odd(body: bytes, array: list[Any]) -> None:
 def test_a_large_body_is_read_in_small_pieces() -> None:
     assert PIECE_BYTES * 2 <= SLICED_BYTES  # an array of that size is cut
     body = json.dumps({"inputs": [tensor([0.125] * 100_000)]}).encode()
-    outline = read_slices(memoryview(bytearray(body)))
+    outline = read(memoryview(bytearray(body)))
     assert outline is not None
     assert len(outline.document["inputs"][0]["data"].parts) == len(body) // PIECE_BYTES + 1
     codec = RestCodec("m", "1", signature(DType.FP32, (-1,)))
     assert outcome(codec, body, PIECE_BYTES) == outcome(codec, body)
+
+
+@pytest.mark.parametrize("dtype", [DType.FP32, DType.INT64, DType.BOOL, DType.UINT8, DType.BYTES], ids=str)
+@pytest.mark.parametrize("elements", [0, 1, 8192, 8193, 20_000])
+def test_tensors_are_written_in_slices_as_they_are_at_once(dtype: DType, elements: int) -> None:
+    data = b"\1\0\0\0a" * elements if dtype is DType.BYTES else np.arange(elements).astype(dtype.numpy).tobytes()
+    if dtype is DType.FP32 and elements > 9000:
+        data = data[:40_000] + np.array([np.nan, -np.inf, np.inf], np.float32).tobytes() + data[40_012:]
+    assert drained(json_tensor.encode_slices(dtype, data, "y")) == json_tensor.encode(dtype, data, "y")

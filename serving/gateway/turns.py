@@ -1,0 +1,103 @@
+"""Turns: work on requests that is cut into slices, one slice in each turn of the loop, so that others are answered in between.
+
+In the loop and not in a thread: a thread that works in Python takes the interpreter from the loop for as long as it likes to switch, and
+measured no better for others than work in one piece, and twice as long for whoever asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from serving.errors import ServingError
+from serving.gateway.ports import Exchange
+
+MAX_JOBS = 64
+"""Pieces of work under way; one more has to be done at once."""
+
+T = TypeVar("T")
+
+
+class Turns:
+    """The work of one gateway. All of it has its turn, in order."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[_Job] = deque()
+        self._called = False
+        """The next turn is on its way."""
+
+    def begin(self, connection: Exchange, work: Generator[None, None, T], then: Callable[[T], None]) -> bool:
+        """Do the work in slices, and go on with the connection's request by `then(result)`, unless the client has gone.
+
+        False where there is enough to do already.
+        """
+        if len(self._jobs) >= MAX_JOBS:
+            return False
+        connection.work = job = _Job(connection, work, then)
+        self._jobs.append(job)
+        self._call()
+        return True
+
+    def _call(self) -> None:
+        if self._jobs and not self._called:
+            self._called = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._called = False
+        job = self._jobs.popleft()
+        try:
+            if job.step():
+                self._jobs.append(job)
+        finally:
+            self._call()
+
+    def __repr__(self) -> str:
+        return f"Turns({len(self._jobs)} jobs)"
+
+
+class _Job:
+    """What the connection may cancel."""
+
+    __slots__ = ("_connection", "_then", "_work")
+
+    def __init__(self, connection: Exchange, work: Generator[None, None, Any], then: Callable[[Any], None]) -> None:
+        self._connection = connection
+        self._work: Generator[None, None, Any] | None = work
+        self._then = then
+
+    def cancel(self) -> None:
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+
+    def step(self) -> bool:
+        """Do one slice; True while there is more to do."""
+        if self._work is None:
+            return False
+        connection = self._connection
+        try:
+            next(self._work)
+            return True
+        except StopIteration as end:
+            self._work = None
+            connection.work = None
+            self._go_on(end.value)
+        except ServingError as error:
+            self._work = None
+            connection.work = None
+            connection.fail(error)
+        except Exception as error:
+            self._work = None
+            connection.bug(error)
+        return False
+
+    def _go_on(self, result: Any) -> None:
+        try:
+            self._then(result)
+        except ServingError as error:
+            self._connection.fail(error)
+        except Exception as error:
+            self._connection.bug(error)
