@@ -30,6 +30,8 @@ KEPT = 12
 """Failures that are kept and counted: more do not change the delay."""
 FOLDER = "starts"
 LOOK_S = 1.0
+AHEAD_S = 1.0
+"""An end that is later than this from now was noted before the clock was set back."""
 
 Clock = Callable[[], float]
 
@@ -146,6 +148,9 @@ class Starts:
         return [s for s in starts if s not in drop]
 
     def _follow(self, file: Path, start: _Start, now: float) -> _Start:
+        if start.ended > now + AHEAD_S:  # else the next try would wait until the clock is there again
+            start = replace(start, ended=now, ready=min(start.ready, now))
+            _replace(file, start)
         if start.ended or _born(start.pid) == start.born:
             return start
         gone = replace(start, ended=ends.at(self._run_dir, start.pid, after=start.begun) or now)

@@ -78,6 +78,16 @@ def test_the_delay_doubles_up_to_a_bound(node: Node) -> None:
     assert node.starts().standing() == Standing(9, 1000.0, node.now, "no such file")
 
 
+def test_a_clock_that_is_set_back_delays_the_next_try_by_no_more_than_usual(node: Node) -> None:
+    for n in range(3):
+        node.fail(f"r{n}")
+    assert node.delay_s() == 4
+    node.now -= 600
+    assert node.delay_s() == 4
+    node.now += 4
+    assert node.delay_s() == 0
+
+
 def test_nothing_has_failed_where_nothing_was_tried(node: Node) -> None:
     assert node.starts().standing() == Standing()
     node.starts().begin("r1", "code")

@@ -59,8 +59,8 @@ def test_the_example_of_traffic_is_valid(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, int]]:
-    """The quickstart on free ports; yields usual port → port."""
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[int, int], list[str]]]:
+    """The quickstart on free ports; yields usual port → port, and what it has said."""
     ports = dict(zip(USUAL, free_ports(len(USUAL)), strict=True))
     command = [str(ROOT / "scripts" / "quickstart"), "--state-dir", str(tmp_path_factory.mktemp("state"))]
     for name, port in ports.items():
@@ -82,7 +82,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, int]]
     try:
         assert up.wait(300), "".join(lines)
         assert process.poll() is None, "".join(lines)
-        yield {USUAL[name]: port for name, port in ports.items()}
+        yield {USUAL[name]: port for name, port in ports.items()}, lines
     finally:
         process.send_signal(signal.SIGINT)
         code = process.wait(120)
@@ -90,6 +90,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, int]]
         assert process.stdout is not None
         process.stdout.close()
     assert code == 0, "".join(lines)
+
+
+@pytest.fixture(scope="module")
+def engine(quickstart: tuple[dict[int, int], list[str]]) -> dict[int, int]:
+    """Usual port → port of the quickstart."""
+    return quickstart[0]
+
+
+@pytest.mark.cluster
+def test_the_quickstart_asks_over_both_protocols(quickstart: tuple[dict[int, int], list[str]]) -> None:
+    said = "".join(quickstart[1])
+    assert "all 360" in said
+    assert "all right" in said
 
 
 @pytest.mark.cluster
