@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import time
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Self
 
 from serving.cluster import ends
+
+log = logging.getLogger(__name__)
 
 FIRST_S, LONGEST_S = 1.0, 60.0
 QUICK_S = 2.0
@@ -169,7 +172,6 @@ class Starts:
 
     def _write(self, start: _Start) -> None:
         self._mine = start
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _replace(self._file(start), start)
 
     def _file(self, start: _Start) -> Path:
@@ -182,8 +184,13 @@ def _served(start: _Start) -> bool:
 
 def _replace(file: Path, start: _Start) -> None:
     draft = file.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(asdict(start)))
-    draft.replace(file)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_text(json.dumps(asdict(start)))
+        draft.replace(file)
+    except OSError as error:
+        # The run directory has gone, or the disk is full: no model must fail to start of a note, and no status.
+        log.warning("%s: %s", file, error)
 
 
 def _born(pid: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serving.cluster.ends import FOLDER as ENDS
-from serving.cluster.starts import FORGET_S, KEPT, LONGEST_S, QUICK_S, Standing, Starts
+from serving.cluster.starts import FOLDER, FORGET_S, KEPT, LONGEST_S, QUICK_S, Standing, Starts
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="knows dead processes by /proc")
 CHILD = """
@@ -86,6 +86,17 @@ def test_a_clock_that_is_set_back_delays_the_next_try_by_no_more_than_usual(node
     assert node.delay_s() == 4
     node.now += 4
     assert node.delay_s() == 0
+
+
+def test_where_nothing_can_be_written_models_start_all_the_same(node: Node) -> None:
+    for name in ("r1", "r2"):
+        (node.run_dir / FOLDER / "mlp@1" / f"{name}.{os.getpid()}").mkdir(parents=True)  # in the way, as a full disk would be
+    start = node.starts()
+    start.begin("r1", "code")
+    start.ready()
+    node.fail("r2")
+    start.left()
+    assert node.starts().standing() == Standing()
 
 
 def test_nothing_has_failed_where_nothing_was_tried(node: Node) -> None:
