@@ -12,7 +12,7 @@ from benchmarks.split import WAYS, Doors, Load, band, edit_under_load
 from tests.cluster.running import Asking, RunningEngine, write_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")]
-REQUESTS = 5000
+REQUESTS = 2000
 """Over each way. 100,000: python -m benchmarks.split."""
 
 

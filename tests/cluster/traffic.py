@@ -22,7 +22,11 @@ class Doors(NamedTuple):
 
 
 class Traffic(Load):
-    """Load on `echo_fp32` of an engine. `more` waits for each kind that was started, also for one that has no answer yet."""
+    """Load on `echo_fp32` of an engine, some hundred requests a second. `more` waits for each kind that was started, also for one that
+    has no answer yet.
+    """
+
+    pause_s = 0.02
 
     def __init__(self, engine: RunningEngine) -> None:
         super().__init__(Doors(f"127.0.0.1:{engine.http}", f"127.0.0.1:{engine.grpc}"))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -30,7 +31,12 @@ def rest_request(number: int) -> bytes:
 
 
 class Load:
-    """Runs until `stop`; `done` counts answers by kind, `failed` has what was not answered as it should."""
+    """Runs until `stop`; `done` counts answers by kind, `failed` has what was not answered as it should.
+
+    pause_s   of each client between two requests, so that the engine that is looked at has processors left
+    """
+
+    pause_s = 0.0
 
     def __init__(self, path: DataPath) -> None:
         self.path = path
@@ -98,6 +104,8 @@ class Load:
         if not head.startswith(b"HTTP/1.1 200") or not body.endswith(np.full(4, number, np.float32).tobytes()):
             self.failed.append(f"{kind}: {head!r} {body!r}")
         self.done[kind] += 1
+        if self.pause_s:
+            await asyncio.sleep(self.pause_s)
         return headers.get("connection") != "close"
 
     async def _unary(self, seed: int) -> None:
@@ -110,6 +118,8 @@ class Load:
                 if answer.raw_output_contents[0] != np.full(4, number, np.float32).tobytes():
                     self.failed.append("unary: the answer of another")
                 self.done["unary"] += 1
+                if self.pause_s:
+                    await asyncio.sleep(self.pause_s)
 
     async def _streams(self, seed: int) -> None:
         """Streams with up to 8 requests under way; when a gateway ends one the next one begins."""
@@ -140,5 +150,7 @@ class Load:
                 if answer.infer_response.raw_output_contents[0] != np.full(4, number + got, np.float32).tobytes():
                     self.failed.append(f"stream: {answer.error_message or 'the answer of another'}")
                 self.done["stream"] += 1
+                if self.pause_s:
+                    time.sleep(self.pause_s)
         except grpc.RpcError as error:
             self.ended_streams.append((sent - got, error.code().name))
