@@ -42,6 +42,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "control/approval_api.py",
         "control/keys_api.py",
         "control/order.py",
+        "control/soundness.py",
         "bench/",
     ),
     "jinja2": ("bench/report/",),

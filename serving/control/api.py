@@ -36,7 +36,7 @@ from serving.control.approval import Approvals
 from serving.control.author import author_of, identity_of
 from serving.control.edit import Conflict, merged, without
 from serving.control.guard import Guard, permitted
-from serving.control.order import Intent, Parse, Text, target_of
+from serving.control.order import Intent, Parse, Reason, Text, target_of
 from serving.control.ports import YamlText
 from serving.control.runner import Runner
 from serving.errors import Code, ServingError, Unavailable
@@ -64,7 +64,7 @@ class Apply(Intent):
 
     wait_s: Wait = 0.0
     author: str = ""
-    reason: str = "apply"
+    reason: Reason = "apply"
     texts: list[Text] = Field([])
     expect: str = ""
 
@@ -91,6 +91,7 @@ def create_app(
     app.exception_handler(ServingError)(_serving_error)
     app.exception_handler(RequestValidationError)(_validation_error)
     app.exception_handler(HTTPException)(_http_error)
+    app.exception_handler(UnicodeEncodeError)(_half_a_character)
 
     def change(
         request: Request, response: Response, edit: Callable[[Target], Target], act: Act, wait_s: float, again: Collection[str] = ()
@@ -133,7 +134,9 @@ def create_app(
         return change(request, response, edit, act, order.wait_s, new.routes.routes)
 
     @app.delete("/api/models/{name}")
-    def delete(name: str, request: Request, response: Response, wait_s: Wait = 0.0, author: str = "", reason: str = "") -> dict[str, Any]:
+    def delete(
+        name: str, request: Request, response: Response, wait_s: Wait = 0.0, author: str = "", reason: Reason = ""
+    ) -> dict[str, Any]:
         act = Act(author_of(request, author), reason or f"delete {name}", "delete")
         return change(request, response, lambda now: without(now, name), act, wait_s)
 
@@ -163,6 +166,11 @@ async def _http_error(_: Request, error: Exception) -> Response:
     """A path that there is not, or another method than it has."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _half_a_character(_: Request, error: Exception) -> Response:
+    """JSON may name a lone surrogate, which cannot be kept; nothing has been."""
+    return JSONResponse({"error": "the request holds half a character (a lone surrogate)"}, 400)
 
 
 def _identified(guard: Guard) -> Middleware:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.control.approval import PAGE, Approvals
 from serving.control.author import author_of, identity_of
-from serving.control.order import Number
+from serving.control.order import Number, Reason
 from serving.control.runner import Runner
 
 Count = Annotated[int, Query(ge=1, le=1000)]
@@ -26,7 +26,7 @@ class Decision(BaseModel):
     """Why; and how long the answer may wait until the change is everywhere."""
 
     model_config = ConfigDict(extra="forbid")
-    reason: str = Field("", max_length=2000)
+    reason: Reason = ""
     author: str = ""
     wait_s: float = Field(0.0, ge=0, le=3600)
 

@@ -152,7 +152,8 @@ class Controller:
     def _world(self, seen: Seen) -> World:
         running = {}
         for key, asked in self._asked.items():
-            v = seen.versions[key]
+            # ordered after this was seen: it will be starting
+            v = seen.versions.get(key, VersionSeen(starting=asked.replicas))
             running[key] = Running(asked, v.running, v.starting, int(v.failed))
         return World(self._settings, len(seen.gateways), running, RouteTable(0, self._routes))
 

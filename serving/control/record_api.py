@@ -24,7 +24,7 @@ from serving.control.acceptance import Act, part
 from serving.control.author import author_of
 from serving.control.edit import Conflict
 from serving.control.event import Filter
-from serving.control.order import Number
+from serving.control.order import Number, Reason
 from serving.control.ports import Store
 from serving.control.runner import Runner
 from serving.control.shelving import restored
@@ -42,7 +42,7 @@ class Rollback(BaseModel):
     model_config = ConfigDict(extra="forbid")
     to: Number = 0
     author: str = ""
-    reason: str = ""
+    reason: Reason = ""
     wait_s: float = Field(0.0, ge=0, le=3600)
 
 

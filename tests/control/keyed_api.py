@@ -28,8 +28,8 @@ class KeyedApi:
 
     async def send(self, who: str, method: str, path: str, **more: Any) -> httpx.Response:
         """Ask with the key of somebody; "": with none."""
-        headers = {"Authorization": f"Bearer {self.keys[who]}"} if who else {}
-        return await self.client.request(method, path, headers=headers, **more)
+        shown = {"Authorization": f"Bearer {self.keys[who]}"} if who else {}
+        return await self.client.request(method, path, headers=shown | more.pop("headers", {}), **more)
 
     async def __aenter__(self) -> None:
         self.runner.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from serving.control.order import File
 from serving.control.runner import Runner
 from serving.control.shelving import unloaded
 from serving.errors import SpecError
-from serving.plan import Target
+from serving.plan import DeploymentTarget, Target
 from tests.control.fake_cluster import FakeClock, FakeCluster, FakeStore, target
 
 
@@ -214,3 +215,15 @@ async def test_a_version_whose_file_has_changed_is_not_started_again(client: htt
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "after=-1", "limit=10001", "since=soon"])
 async def test_a_wrong_query_says_what_is_wrong(client: httpx.AsyncClient, query: str) -> None:
     assert (await client.get(f"/api/events?{query}")).status_code == 400
+
+
+async def test_a_target_that_cannot_be_served_is_no_revision(client: httpx.AsyncClient) -> None:
+    (deployment,) = target("mlp/1").deployments
+    wrong = replace(target("mlp/1"), deployments=(DeploymentTarget(deployment.plan, replicas="many"),))  # type: ignore[arg-type]
+    for path in ("/api/apply", "/api/plan"):
+        refused = await client.post(path, json={"target": wrong.to_json()})
+        assert (refused.status_code, "replicas" in refused.json()["error"]) == (400, True)
+    assert (await client.get("/api/history")).json()["revisions"] == []
+    order = {"target": target("mlp/1").to_json(), "reason": "x" * 2001}
+    assert (await client.post("/api/apply", json=order)).status_code == 400
+    assert (await client.get("/api/history")).json()["revisions"] == []

@@ -288,3 +288,12 @@ def test_wishes_of_clients_are_told_when_every_gateway_has_them(scene: Scene) ->
     scene.ticks()
     assert scene.controller.wishes_told == wishes.number
     assert [e.event.what for e in scene.store.events(Filter(kind="x"))] == ["{'log_info': False}"]
+
+
+def test_what_was_ordered_in_a_round_is_in_the_world_before_it_is_seen(scene: Scene) -> None:
+    scene.up("mlp/1")
+    scene.ticks()
+    scene.controller.accept(target("mlp/1", "mlp/2"), Act("ann", "more"))
+    scene.controller.tick()
+    running = scene.controller.world.deployments
+    assert {key: (r.running, r.starting) for key, r in running.items()} == {"mlp/1": (1, 0), "mlp/2": (0, 1)}

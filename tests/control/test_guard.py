@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,15 @@ async def test_a_deployer_changes_its_own_models(office: Office) -> None:
     assert [(e["model"], e["who"]) for e in events] == [("echo", "ops"), ("mlp", "mlp-team")], (
         "who has been identified, not who it says to be"
     )
+
+
+async def test_half_a_character_is_refused_and_nothing_is_kept(office: Office) -> None:
+    for words in ({"reason": "\ud800"}, {"texts": [{"name": "\ud800", "text": ""}]}, {"texts": [{"name": "a", "text": "\ud800"}]}):
+        order = json.dumps({"target": target("mlp/1").to_json(), **words}).encode()
+        refused = await office.send("ops", "POST", "/api/apply", content=order, headers={"content-type": "application/json"})
+        assert refused.status_code == 400, refused.text
+    assert (await office.send("look", "GET", "/api/history")).json()["revisions"] == []
+    assert (await office.send("ops", "POST", "/api/apply", json={"target": target("mlp/1").to_json()})).status_code == 200
 
 
 async def test_settings_are_the_admins(office: Office) -> None:
