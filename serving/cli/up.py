@@ -75,10 +75,13 @@ def up(
     tls = _tls(tls_cert, tls_key, tls_client_ca)
     state = (state_dir or default_state_dir()).absolute()
     _warn(host, access, target)
-    _lock(state)
-    _clear(state)
-    _check_ports(host, ports)
-    run_dir = _run_dir(state)
+    try:
+        _lock(state)
+        _clear(state)
+        _check_ports(host, ports)
+        run_dir = _run_dir(state)
+    except OSError as error:
+        fail(f"the state directory {state} cannot be used: {error.strerror or error}")
     boot = Boot(
         host=host,
         http_port=http_port,
@@ -192,6 +195,10 @@ def _run_dir(state: Path) -> Path:
     """Return a new private directory with a path short enough for sockets; note it whole or not at all."""
     run_dir = Path(tempfile.mkdtemp(prefix=RUN_PREFIX, dir="/tmp"))
     draft = state / "run.draft"
-    draft.write_text(str(run_dir))
-    draft.replace(state / "run")
+    try:
+        draft.write_text(str(run_dir))
+        draft.replace(state / "run")
+    except OSError:
+        run_dir.rmdir()
+        raise
     return run_dir
