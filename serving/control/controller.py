@@ -127,6 +127,10 @@ class Controller:
         self.status = replace(self.status, revision=self._revision.number, settled=False, versions=versions)
         return self._revision.number
 
+    def hindered(self, reason: str) -> None:
+        """Have the status say why this round could not be worked: a full disk, a cluster that cannot be asked. The next one looks anew."""
+        self.status = replace(self.status, settled=False, waiting=(reason,))
+
     def wish(self, edit: Edit, tell: Tell) -> Wishes:
         """Edit what clients wish; the next tick tells the gateways, and records what `tell` makes of the change."""
         before = self.wishes.now

@@ -149,6 +149,7 @@ class Runner:
                 self._controller.tick()
             except ServingError as error:
                 log.warning("tick: %s", error.message)
+                self._controller.hindered(error.message)
                 return TROUBLED_S
             except Exception:
                 # the controller must outlive what it did not expect; the next tick observes anew
