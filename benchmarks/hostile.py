@@ -71,12 +71,16 @@ class Attacker:
             writer.close()
 
     async def _all(self, reader: asyncio.StreamReader) -> bytes:
-        got = await reader.read(1 << 16)
-        while got and not got.startswith(b"HTTP/1.1") and h2.GOAWAY not in _kinds(got) and h2.RST_STREAM not in _kinds(got):
-            more = await reader.read(1 << 16)
-            if not more:
-                break
+        """Return the answer up to its first word that says how it ends. Looks at each frame once: the attackers share the cores."""
+        got = b""
+        at = 0
+        while more := await reader.read(1 << 16):
             got += more
+            if got.startswith(b"HTTP/1.1"):
+                break
+            kinds, at = _kinds(got, at)
+            if h2.GOAWAY in kinds or h2.RST_STREAM in kinds:
+                break
         return got
 
     async def infer(self, body: bytes, *lines: bytes) -> None:
@@ -87,13 +91,14 @@ class Attacker:
 Act = Callable[[Attacker], Awaitable[None]]
 
 
-def _kinds(data: bytes) -> list[int]:
-    kinds, at = [], 0
+def _kinds(data: bytes, at: int = 0) -> tuple[set[int], int]:
+    """Return the kinds of frames from `at` on, and where the first begins whose head is not there yet."""
+    kinds = set()
     while at + h2.FRAME_BYTES <= len(data):
         high, low, kind, _, _ = h2.FRAME.unpack_from(data, at)
-        kinds.append(kind)
+        kinds.add(kind)
         at += h2.FRAME_BYTES + (high << 16 | low)
-    return kinds
+    return kinds, at
 
 
 def _verdict(got: bytes) -> str:
@@ -101,7 +106,7 @@ def _verdict(got: bytes) -> str:
         return "closed"
     if got.startswith(b"HTTP/1.1"):
         return got.split(b" ", 2)[1].decode()
-    kinds = _kinds(got)
+    kinds, _ = _kinds(got)
     return "GOAWAY" if h2.GOAWAY in kinds else "reset" if h2.RST_STREAM in kinds else "HTTP/2 answer"
 
 

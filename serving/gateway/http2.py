@@ -30,6 +30,8 @@ from serving.state import GatewayLimits
 MAX_STREAMS = 2048
 MAX_CONTROL = 10_000
 """Pings, settings, empty frames and the like within a tick (half a second): more is an attack."""
+SETTINGS_WEIGHT = 8
+"""Clients send them once or twice; pings may come with each answer (the bandwidth estimate of gRPC)."""
 PATIENCE = 32
 """So many of them of one piece of bytes are taken in one turn of the loop: opening and resetting as many streams takes 2.6 ms."""
 MAX_RESETS = 2 * MAX_STREAMS
@@ -241,6 +243,7 @@ class Http2Connection(FrameReader):
                 self._exactly(0, size, "SETTINGS")
             else:
                 self._exactly(size // 6 * 6, size, "SETTINGS")
+                self.nothing(SETTINGS_WEIGHT - 1)
                 self._set(dict(self._checked(name, value) for name, value in h2.SETTING.iter_unpack(payload)))
                 self._out.send(h2.frame(h2.SETTINGS, h2.ACK, 0))
         elif kind == h2.RST_STREAM:
