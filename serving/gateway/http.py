@@ -109,7 +109,7 @@ class HttpConnection:
         self._chunked: ChunkedDecoder | None = None
         self._arrived = 0
         self._slow = False
-        """The body takes its turns in the slow lane; nothing more is read meanwhile."""
+        """The body takes its turns; nothing more is read meanwhile."""
         self.busy = False
         """A request has been handed to its action and is not answered yet."""
         self.work: Cancellable | None = None
@@ -363,10 +363,10 @@ class HttpConnection:
         if self._take_chunks(data, FIRST_CHUNKS) and not self._slow:
             self._slow = True
             self._transport.pause_reading()
-            self.host.slow.join(self._take_more)
+            self.host.turns.join(self._take_more)
 
     def _take_more(self) -> bool:
-        """Go on where a slice of the body ended (`SlowLane`)."""
+        """Go on where a slice of the body ended (`Turns`)."""
         if self._chunked is not None and self._take_chunks(b"", SLICE_CHUNKS):
             return True
         self._slow = False

@@ -75,9 +75,8 @@ class Http2Connection(FrameReader):
         self._control = 0
         self._patience = PATIENCE
         self._rest = b""
-        """What has come and takes its turns."""
         self._slow = False
-        """It is in the slow lane; nothing more is read meanwhile."""
+        """What has come (`_rest`) takes its turns; nothing more is read meanwhile."""
         self._resets = 0
         self._unwritten = 0
         self._moved = self._since
@@ -129,10 +128,10 @@ class Http2Connection(FrameReader):
         if not self._slow:
             self._slow = True
             self._transport.pause_reading()
-            self.host.slow.join(self._take_more)
+            self.host.turns.join(self._take_more)
 
     def _take_more(self) -> bool:
-        """Go on with what waits (`SlowLane`)."""
+        """Go on with what waits (`Turns`)."""
         data, self._rest = self._rest, b""
         self._patience = self._control + PATIENCE
         super().data_received(data)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from serving.errors import ServingError
 from serving.gateway.head import HeadCache
-from serving.gateway.slow_lane import SlowLane
 from serving.state import GatewayLimits
 
 
@@ -29,6 +29,13 @@ class BodyReader(Protocol):
 
     def fail(self, error: ServingError) -> None:
         """End the answer, which has begun, with this error."""
+
+
+class Slices(Protocol):
+    """Takes work that would keep others waiting (`turns.Turns`)."""
+
+    def join(self, step: Callable[[], bool]) -> None:
+        """Have `step` called, a slice of work each time, until it returns False."""
 
 
 class Exchange(Protocol):
@@ -53,11 +60,12 @@ class Host(Protocol):
     arriving_bytes: int
     """What has come of all bodies that are not complete; at most `limits.max_inflight_bytes`."""
 
-    slow: SlowLane
-    """For bodies that take far more time than their bytes tell."""
-
     edge_told: bool
     """The edge has asked after our health and heard that we leave."""
+
+    @property
+    def turns(self) -> Slices:
+        """For what takes far more time than its bytes tell."""
 
     def body_buffer(self, nbytes: int) -> memoryview | None:
         """Return shared memory for a large body, None where there is none."""

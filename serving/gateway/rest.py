@@ -47,12 +47,12 @@ Infer = Callable[..., None]
 class RestApi:
     """Finds the action of a request and runs it."""
 
-    def __init__(self, service: Service, desk: DeskClient, counts: Statistics) -> None:
+    def __init__(self, service: Service, desk: DeskClient, counts: Statistics, turns: Turns) -> None:
         self._service = service
         self._counts = counts
         self._wishes = WishDesk(service, desk)
         self._repository = Repository(desk)
-        self._turns = Turns()
+        self._turns = turns
         self._answer_heads: dict[tuple[int | None, int, bool], bytes] = {}
 
     def route(self, head: Head) -> Action:

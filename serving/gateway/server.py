@@ -30,9 +30,9 @@ from serving.gateway.http2_stream import Http2Stream
 from serving.gateway.peers import PeerAddress
 from serving.gateway.rest import RestApi
 from serving.gateway.service import Service
-from serving.gateway.slow_lane import SlowLane
 from serving.gateway.statistics import Source, Statistics
 from serving.gateway.tally import Tally
+from serving.gateway.turns import Turns
 from serving.protocol.settings import log_of
 from serving.protocol.status import error_json
 from serving.state import DESK_SOCKET, GatewayLimits, GatewayState, quota_file
@@ -246,14 +246,14 @@ class _Host:
         self.last_request = 0.0
         self.connections: set[HttpConnection | Http2Connection] = set()
         self.arriving_bytes = 0
-        self.slow = SlowLane(loop)
+        self.turns = Turns(loop)
         self.edge_told = False
         self.tally = Tally()
         self.service = Service(self.tally, self.limits, loop, name, socket.gethostname())
         self.desk = DeskClient(Path(run_dir) / DESK_SOCKET)
         self.gate = Gate(self.service.met)
         self.statistics = Statistics(self.service)
-        self.rest = RestApi(self.service, self.desk, self.statistics)
+        self.rest = RestApi(self.service, self.desk, self.statistics, self.turns)
         self.grpc = GrpcApi(self.service, OverHttp1(), self.desk, self.statistics)
         self.grpc2 = GrpcApi(self.service, OverHttp2(), self.desk, self.statistics)
         self._base_path = ""

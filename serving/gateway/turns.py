@@ -1,4 +1,7 @@
-"""Turns: work on requests that is cut into slices, one slice in each turn of the loop, so that others are answered in between.
+"""Turns: work that is cut into slices, one slice of all that waits in each turn of the loop, so that others are answered in between.
+
+For large JSON, and for what takes far more time than its bytes tell: ten thousands of chunks of one byte are a body that HTTP allows.
+However many send such things, whoever sends none waits for one slice a turn.
 
 In the loop and not in a thread: a thread that works in Python takes the interpreter from the loop for as long as it likes to switch, and
 measured no better for others than work in one piece, and twice as long for whoever asked.
@@ -6,7 +9,7 @@ measured no better for others than work in one piece, and twice as long for whoe
 
 from __future__ import annotations
 
-import asyncio
+from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
@@ -21,41 +24,54 @@ T = TypeVar("T")
 
 
 class Turns:
-    """The work of one gateway. All of it has its turn, in order."""
+    """The work of one gateway. All of it has its turn, in order. Lives in the loop's thread."""
 
-    def __init__(self) -> None:
-        self._jobs: deque[_Job] = deque()
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[Callable[[], bool]] = deque()
+        self._jobs = 0
         self._called = False
         """The next turn is on its way."""
+
+    def join(self, step: Callable[[], bool]) -> None:
+        """Have `step` called, a slice of work each time, until it returns False. As many as there are connections may have joined."""
+        self._waiting.append(step)
+        self._call()
 
     def begin(self, connection: Exchange, work: Generator[None, None, T], then: Callable[[T], None]) -> bool:
         """Do the work in slices, and go on with the connection's request by `then(result)`, unless the client has gone.
 
         False where there is enough to do already.
         """
-        if len(self._jobs) >= MAX_JOBS:
+        if self._jobs >= MAX_JOBS:
             return False
+        self._jobs += 1
         connection.work = job = _Job(connection, work, then)
-        self._jobs.append(job)
-        self._call()
+
+        def step() -> bool:
+            more = job.step()
+            self._jobs -= not more
+            return more
+
+        self.join(step)
         return True
 
     def _call(self) -> None:
-        if self._jobs and not self._called:
+        if self._waiting and not self._called:
             self._called = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._called = False
-        job = self._jobs.popleft()
+        step = self._waiting.popleft()
         try:
-            if job.step():
-                self._jobs.append(job)
+            if step():
+                self._waiting.append(step)
         finally:
             self._call()
 
     def __repr__(self) -> str:
-        return f"Turns({len(self._jobs)} jobs)"
+        return f"Turns({len(self._waiting)} waiting, {self._jobs} of them jobs)"
 
 
 class _Job:

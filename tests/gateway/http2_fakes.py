@@ -107,16 +107,16 @@ class Transport:
         self.aborted = True
 
 
-class Lane:
-    """A slow lane whose turns come at once. `turns` counts them."""
+class Turns:
+    """Turns that come at once. `count` says how many."""
 
     def __init__(self) -> None:
-        self.turns = 0
+        self.count = 0
 
     def join(self, work: Callable[[], bool]) -> None:
-        self.turns += 1
+        self.count += 1
         while work():
-            self.turns += 1
+            self.count += 1
 
 
 class Host:
@@ -125,7 +125,7 @@ class Host:
         self.draining = False
         self.connections: set[Any] = set()
         self.arriving_bytes = 0
-        self.slow = Lane()
+        self.turns = Turns()
         self.time = 1.0
         self.answered = 0
 

@@ -15,8 +15,10 @@ import uvloop
 from serving.errors import NotFound
 from serving.gateway.head import Action, Head, HeadCache
 from serving.gateway.http import SLICE_CHUNKS, HttpConnection
-from serving.gateway.slow_lane import SlowLane
+from serving.gateway.turns import Turns
 from serving.state import GatewayLimits
+
+from .http2_fakes import Turns as AtOnce
 
 
 class FakeHost:
@@ -28,7 +30,7 @@ class FakeHost:
         self.connections: set[HttpConnection] = set()
         self.heads = HeadCache(lambda head: Action(run))
         self.arriving_bytes = 0
-        self.slow = SlowLane(asyncio.get_running_loop())
+        self.turns: Any = AtOnce()
         self.edge_told = False
         self.time = 0.0
         self.noted = 0
@@ -356,7 +358,7 @@ async def test_bodies_of_tiny_chunks_take_turns_with_others() -> None:
         echo(connection, head, body)
 
     host = FakeHost(run)
-    host.slow = _Seen(host.slow, first_slice)  # type: ignore[assignment]
+    host.turns = _Seen(Turns(asyncio.get_running_loop()), first_slice)
     async with serving(host) as connect:
         plain = await connect()
         tiny = [await connect() for _ in range(4)]
@@ -377,10 +379,10 @@ async def test_bodies_of_tiny_chunks_take_turns_with_others() -> None:
 
 
 @on_uvloop
-async def test_who_hangs_up_leaves_the_slow_lane() -> None:
+async def test_who_hangs_up_takes_no_more_turns() -> None:
     host = FakeHost(echo)
     begun = asyncio.Event()
-    host.slow = _Seen(host.slow, begun)  # type: ignore[assignment]
+    host.turns = _Seen(Turns(asyncio.get_running_loop()), begun)
     async with serving(host) as connect:
         client = await connect()
         client.send(b"POST /tiny HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * (40 * SLICE_CHUNKS))
@@ -391,19 +393,19 @@ async def test_who_hangs_up_leaves_the_slow_lane() -> None:
         other.send(b"GET /other HTTP/1.1\r\nHost: h\r\n\r\n")
         assert (await other.answer())[2] == b"/other"
         assert host.arriving_bytes == 0
-        assert repr(host.slow) == "SlowLane(0 waiting)"
+        assert repr(host.turns) == "Turns(0 waiting, 0 of them jobs)"
 
 
 class _Seen:
-    """A slow lane that says when the first has joined."""
+    """Turns; says when the first has joined."""
 
-    def __init__(self, lane: SlowLane, joined: asyncio.Event) -> None:
-        self._lane = lane
+    def __init__(self, turns: Turns, joined: asyncio.Event) -> None:
+        self._turns = turns
         self._joined = joined
 
     def join(self, work: Callable[[], bool]) -> None:
         self._joined.set()
-        self._lane.join(work)
+        self._turns.join(work)
 
     def __repr__(self) -> str:
-        return repr(self._lane)
+        return repr(self._turns)

@@ -44,7 +44,7 @@ async def until(client: Client) -> None:
 
 
 async def test_pieces_of_work_take_turns_with_each_other_and_with_the_loop() -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(asyncio.get_running_loop()), list[str]()
     first, second = Client(), Client()
     assert turns.begin(first, counting("a", 3, seen), first.done)  # type: ignore[arg-type]
     assert turns.begin(second, counting("b", 2, seen), second.done)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ async def test_pieces_of_work_take_turns_with_each_other_and_with_the_loop() -> 
 
 
 async def test_who_has_gone_costs_nothing_more_and_mistakes_are_his_who_made_them() -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(asyncio.get_running_loop()), list[str]()
     gone, wrong, broken, fine = (Client() for _ in range(4))
 
     def refuse(result: str) -> None:
@@ -78,11 +78,11 @@ async def test_who_has_gone_costs_nothing_more_and_mistakes_are_his_who_made_the
     await until(fine)
     assert (gone.said, wrong.said, broken.said, fine.said) == ([], ["not w"], [ZeroDivisionError], ["fine"])
     assert "gone" not in seen
-    assert repr(turns) == "Turns(0 jobs)"
+    assert repr(turns) == "Turns(0 waiting, 0 of them jobs)"
 
 
 async def test_work_that_is_begun_by_work_has_its_turn() -> None:
-    turns, client = Turns(), Client()
+    turns, client = Turns(asyncio.get_running_loop()), Client()
     faults: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, fault: faults.append(fault))
 
@@ -96,7 +96,7 @@ async def test_work_that_is_begun_by_work_has_its_turn() -> None:
 
 
 async def test_there_is_a_bound() -> None:
-    turns = Turns()
+    turns = Turns(asyncio.get_running_loop())
     clients = [Client() for _ in range(MAX_JOBS)]
     assert all(turns.begin(c, counting("a", 1, []), c.done) for c in clients)  # type: ignore[arg-type]
     assert not turns.begin(Client(), counting("a", 1, []), print)  # type: ignore[arg-type]
