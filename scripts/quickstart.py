@@ -77,8 +77,9 @@ class Engine:
 
 def main() -> int:
     arguments = _arguments()
-    # SIGTERM unwinds like Ctrl-C, so that the engine is stopped either way.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGTERM unwinds like Ctrl-C, so that the engine is stopped either way. A shell starts what runs behind it with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     names = ["digits", "imagenet"] if arguments.imagenet else ["digits"]
     subprocess.run([sys.executable, str(ROOT / "scripts" / "samples.py"), *names], check=True)
