@@ -32,6 +32,8 @@ MAX_CONTROL = 10_000
 """Pings, settings, empty frames and the like within a tick (half a second): more is an attack."""
 SETTINGS_WEIGHT = 8
 """Clients send them once or twice; pings may come with each answer (the bandwidth estimate of gRPC)."""
+SLOW_WEIGHT = 4
+"""So many times what they count for frames count whose connection takes turns: more than PATIENCE in one piece is no client's habit."""
 PATIENCE = 32
 """So many of them of one piece of bytes are taken in one turn of the loop: opening and resetting as many streams takes 2.6 ms."""
 MAX_RESETS = 2 * MAX_STREAMS
@@ -133,7 +135,7 @@ class Http2Connection(FrameReader):
     def _take_more(self) -> bool:
         """Go on with what waits (`Turns`)."""
         data, self._rest = self._rest, b""
-        self._patience = self._control + PATIENCE
+        self._patience = self._control + SLOW_WEIGHT * PATIENCE
         super().data_received(data)
         if self._rest:
             return True
@@ -266,7 +268,7 @@ class Http2Connection(FrameReader):
             raise Broken(Http2Code.PROTOCOL_ERROR, f"{what} on stream {number}")
 
     def nothing(self, weight: int = 1) -> None:
-        self._control += weight
+        self._control += weight * SLOW_WEIGHT if self._slow else weight
         if self._control > MAX_CONTROL:
             raise Broken(Http2Code.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
 
@@ -389,7 +391,8 @@ class Http2Connection(FrameReader):
 
     def check_time(self, now: float, limits: GatewayLimits) -> None:
         """End what has kept us waiting for too long (called about twice a second)."""
-        self._control = 0
+        if not self._slow:  # or who is made to wait would never be found out
+            self._control = 0
         self._resets = max(0, self._resets - RESETS_PER_TICK)
         before, self._unwritten = self._unwritten, self.unwritten_bytes
         if not self._unwritten or self._unwritten != before:

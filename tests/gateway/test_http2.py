@@ -142,6 +142,20 @@ def frame_of(kind: int, payload: bytes = b"", number: int = 0, flags: int = 0) -
     return lambda client: h2.frame(kind, flags, number, payload)
 
 
+def test_a_flood_is_found_out_also_where_its_turns_take_long() -> None:
+    """Time that passes between the turns does not make its frames forgotten."""
+    client = Client()
+    gateway = greeted(client)
+    steps: list[Callable[[], bool]] = []
+    gateway.host.turns.join = steps.append  # type: ignore[method-assign]
+    gateway.feed(PING * MAX_CONTROL)
+    (step,) = steps
+    while step():
+        gateway.tick(0.5)
+    assert [code for _, code in gateway.answers().goaways] == [Http2Code.ENHANCE_YOUR_CALM]
+    assert gateway.connection.closed
+
+
 def test_frames_of_control_take_turns_and_keep_their_order() -> None:
     """A call behind ten times as many pings as are taken in one turn gets its answer behind theirs, wherever the bytes were cut."""
     pings = b"".join(h2.frame(h2.PING, 0, 0, n.to_bytes(8)) for n in range(10 * PATIENCE))
