@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Generator
 from typing import Any
 
+import pytest
+
 from serving.errors import InvalidArgument, ServingError
-from serving.gateway.turns import MAX_JOBS, Turns
+from serving.gateway.turns import CROWD, MAX_JOBS, PAUSE_S, Turns
 
 
 class Client:
@@ -101,3 +103,36 @@ async def test_there_is_a_bound() -> None:
     assert all(turns.begin(c, counting("a", 1, []), c.done) for c in clients)  # type: ignore[arg-type]
     assert not turns.begin(Client(), counting("a", 1, []), print)  # type: ignore[arg-type]
     await until(clients[-1])
+
+
+async def test_a_crowd_leaves_time_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more than CROWD the turns wait; all of them come all the same, in order."""
+    loop = asyncio.get_running_loop()
+    waits: list[float] = []
+    call_later = loop.call_later
+
+    def noted(delay: float, act: Any, *more: Any) -> Any:
+        waits.append(delay)
+        return call_later(delay, act, *more)
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    turns = Turns(loop)
+    seen: list[int] = []
+    done = asyncio.Event()
+
+    def stepping(number: int) -> Any:
+        def step() -> bool:
+            seen.append(number)
+            if len(seen) == 2 * (CROWD + 2):
+                done.set()
+            return seen.count(number) < 2
+
+        return step
+
+    for number in range(CROWD + 2):
+        turns.join(stepping(number))
+    async with asyncio.timeout(60):
+        await done.wait()
+    assert seen == [*range(CROWD + 2)] * 2
+    assert waits.count(PAUSE_S) >= CROWD
+    assert repr(turns) == "Turns(0 waiting, 0 of them jobs)"
