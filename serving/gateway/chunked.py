@@ -101,7 +101,7 @@ class ChunkedDecoder:
         return at
 
     def _join(self, small: list[bytes]) -> None:
-        """Keep them as one: ten thousands of objects for each of many bodies take the garbage collector a third of a second to look at."""
+        """Keep them as one: an object for each chunk of one byte would take 34 bytes and more."""
         if small:
             self.parts.append(b"".join(small))
             small.clear()
