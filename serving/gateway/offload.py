@@ -50,17 +50,19 @@ def offload(connection: Exchange, work: Callable[[], T], then: Callable[[T], Non
         elif isinstance(failure, Exception):
             connection.bug(failure)
         else:
-            go_on(future.result())
-
-    def go_on(result: T) -> None:
-        try:
-            then(result)
-        except ServingError as error:
-            connection.fail(error)
-        except Exception as error:
-            connection.bug(error)
+            go_on(connection, then, future.result())
 
     future.add_done_callback(done)
+
+
+def go_on(connection: Exchange, then: Callable[[T], None], result: T) -> None:
+    """Go on with the connection's request; what goes wrong is its answer."""
+    try:
+        then(result)
+    except ServingError as error:
+        connection.fail(error)
+    except Exception as error:
+        connection.bug(error)
 
 
 class _Job:

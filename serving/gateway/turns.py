@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from serving.errors import ServingError
+from serving.gateway.offload import go_on
 from serving.gateway.ports import Exchange
 
 MAX_JOBS = 64
@@ -108,7 +109,7 @@ class _Job:
         except StopIteration as end:
             self._work = None
             connection.work = None
-            self._go_on(end.value)
+            go_on(connection, self._then, end.value)
         except ServingError as error:
             self._work = None
             connection.work = None
@@ -117,11 +118,3 @@ class _Job:
             self._work = None
             connection.bug(error)
         return False
-
-    def _go_on(self, result: Any) -> None:
-        try:
-            self._then(result)
-        except ServingError as error:
-            self._connection.fail(error)
-        except Exception as error:
-            self._connection.bug(error)
