@@ -91,7 +91,13 @@ class FakeServer:
         self.loop.call_soon_threadsafe(time.sleep, seconds)
 
     def shutdown_listener(self) -> None:
-        self.loop.call_soon_threadsafe(self._listener.close)
+        self.loop.call_soon_threadsafe(self._stop_accepting)
+
+    def _stop_accepting(self) -> None:
+        """Close the listener one turn later: asyncio loses a connection that it accepted in the turn in which its server is closed."""
+        for listener in self._listener.sockets:
+            self.loop.remove_reader(listener.fileno())
+        self.loop.call_soon(self._listener.close)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -108,7 +114,7 @@ class FakeServer:
         try:
             self.loop.run_forever()
         finally:
-            self._listener.close()
+            self.loop.call_soon(self._stop_accepting)
             self.loop.run_until_complete(self._end())
             self.loop.close()
 

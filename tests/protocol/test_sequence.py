@@ -126,6 +126,7 @@ def test_priority_and_timeout_over_both_protocols(given: dict[str, Any], priorit
     request = GrpcCodec("m", "1", X).decode(split(message.SerializeToString()))[0]
     assert (request.priority, request.timeout_us) == (priority, timeout_us)
     for key in given:
+        message.ClearField("parameters")
         message.parameters[key].int64_param = -1
         with pytest.raises(InvalidArgument, match=key):
             GrpcCodec("m", "1", X).decode(split(message.SerializeToString()))
