@@ -102,6 +102,11 @@ class Chooser:
         self._reader = self._given if sequences else self._reads
         self._targets = [s if (s := there[v]) in ready else instead or s for v in self._names]
 
+    @property
+    def candidates(self) -> list[Served]:
+        """Return the versions of which one answers, whoever asks; none while no replica has described one."""
+        return list({id(s): s for s in self._targets if s is not None}.values())
+
     def pick(self, asker: Asker, said: Said) -> Served | None:
         """Return the version that answers; None while no replica has described one."""
         head = asker.head

@@ -12,7 +12,7 @@ from serving.gateway.call import Call
 from serving.gateway.client_limits import Client
 from serving.gateway.desk import DeskClient
 from serving.gateway.docs import PAGE
-from serving.gateway.door import check_rest
+from serving.gateway.door import check_large, check_rest
 from serving.gateway.errand import rest_errand
 from serving.gateway.extensions import extensions
 from serving.gateway.generate import generate, generate_stream
@@ -141,39 +141,44 @@ class RestApi:
             if not SLICED_BYTES <= len(body) <= service.limits.max_json_bytes:
                 infer(connection, head, body, asked, client)
                 return
-            known = service.resolve(model, version)
-            if known.decoupled:
+            candidates = service.candidates(model, version)
+            if all(served.decoupled for served in candidates):
                 raise Unsupported(DECOUPLED)
             if service.clients is not None and not asked:
-                client = service.ask(known, connection.client)
+                client = service.ask(candidates[0], connection.client)
+            check_large(service, candidates, body)
 
-            def submit_read(outline: Outline | None) -> None:
-                if outline is None:
-                    infer(connection, head, body, True, client)
-                    return
-                served = service.resolve(model, version, connection, outline.text)
-                request, plan = served.rest.decode_outline(outline)
-                if head.forwarded:
-                    service.forwarding.put(request, head.forwarded)
-                connection.work = submit(service, served, request, connection, plan, "rest", client)
-
-            if not turns.begin(connection, read_slices(body), submit_read):
+            if not turns.begin(connection, read_slices(body), lambda outline: infer(connection, head, body, True, client, outline)):
                 infer(connection, head, body, True, client)
 
         return sliced
 
     def _inferring(self, model: str, version: str) -> Infer:
-        """Return what submits a prediction; `client` counts where it has been `asked` before. Made once per head: a call less each time."""
+        """Return what submits a prediction. Made once per head: a call less each time.
+
+        client     counts where it has been `asked` before
+        outline    what a large JSON body says, where it has been read
+        """
         service = self._service
 
-        def infer(connection: HttpConnection, head: Head, body: Buffer, asked: bool = False, client: Client | None = None) -> None:
-            served = service.resolve(model, version, connection, body)
+        def infer(
+            connection: HttpConnection,
+            head: Head,
+            body: Buffer,
+            asked: bool = False,
+            client: Client | None = None,
+            outline: Outline | None = None,
+        ) -> None:
+            served = service.resolve(model, version, connection, body if outline is None else outline.text)
             if served.decoupled:
                 raise Unsupported(DECOUPLED)
             if service.clients is not None and not asked:
                 client = service.ask(served, connection.client)
-            check_rest(service, served, body, head.inference_header_length)
-            request, plan = served.rest.decode(body, head.inference_header_length)
+            if outline is None:
+                check_rest(service, served, body, head.inference_header_length)
+                request, plan = served.rest.decode(body, head.inference_header_length)
+            else:
+                request, plan = served.rest.decode_outline(outline)
             if head.forwarded:
                 service.forwarding.put(request, head.forwarded)
             connection.work = submit(service, served, request, connection, plan, "rest", client)

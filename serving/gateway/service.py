@@ -163,6 +163,11 @@ class Service:
             raise _not_ready(model, chosen)
         return served
 
+    def candidates(self, model: str, version: str) -> list[Served]:
+        """Return the versions of which one answers a request that nobody has read yet. Raises as `resolve` does."""
+        found = self._traffic.candidates(model) if not version else []
+        return found or [self.resolve(model, version)]
+
     def ask(self, served: Served, name: bytes) -> Client | None:
         """Return the client whose next request this is, for `submit`. Before the request is decoded: a refusal is to be cheap.
 

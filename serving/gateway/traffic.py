@@ -55,3 +55,8 @@ class Traffic:
         if chooser is None:
             return None
         return chooser.pick(asker, said) if asker is not None else chooser.holder
+
+    def candidates(self, model: str) -> list[Served]:
+        """Return the versions of which one answers a request that names none; nothing where the route is plain, or nobody can."""
+        chooser = self._choosers.get(model)
+        return chooser.candidates if chooser is not None else []
