@@ -57,6 +57,8 @@ _NOTHING = memoryview(b"")
 class Receiver(Protocol):
     """The connection whose place is taken."""
 
+    __slots__ = ()
+
     @property
     def idle(self) -> bool:
         """Whether it waits for a request, and has nothing of it yet."""

@@ -19,7 +19,7 @@ from serving.gateway.client_limits import identity_of
 from serving.gateway.desk import asker
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
-from serving.gateway.http import HttpConnection
+from serving.gateway.http_exchange import HttpExchange
 from serving.gateway.ports import Exchange
 from serving.inference import Buffer
 
@@ -29,7 +29,7 @@ Run = Callable[[bytes], Coroutine[Any, Any, bytes]]
 def rest_errand(run: Run) -> Action:
     """Return the action that answers 200 with the JSON of `run(body)`; a ServingError that it raises in its own status."""
 
-    def start(connection: HttpConnection, head: Head, body: Buffer) -> None:
+    def start(connection: HttpExchange, head: Head, body: Buffer) -> None:
         errand(
             connection,
             run(bytes(body)),

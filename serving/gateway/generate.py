@@ -12,7 +12,7 @@ from typing import cast
 
 from serving.errors import Code, Internal, ServingError, from_code
 from serving.gateway.call import Call, Served, StreamCall
-from serving.gateway.http import HttpConnection
+from serving.gateway.http_exchange import HttpExchange
 from serving.gateway.service import Service
 from serving.inference import Buffer, InferResponse
 from serving.protocol.generate import ONE_EXPECTED, GeneratePlan
@@ -21,13 +21,13 @@ from serving.protocol.status import error_json
 _START = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
 
 
-def generate(service: Service, connection: HttpConnection, body: Buffer, model: str, version: str) -> None:
+def generate(service: Service, connection: HttpExchange, body: Buffer, model: str, version: str) -> None:
     """Answer with one JSON object."""
     served = service.resolve(model, version, connection, body)
     _submit(service, served, connection, body, Single(connection))
 
 
-def generate_stream(service: Service, connection: HttpConnection, body: Buffer, model: str, version: str) -> None:
+def generate_stream(service: Service, connection: HttpExchange, body: Buffer, model: str, version: str) -> None:
     """Answer with an event for each answer of the model."""
     served = service.resolve(model, version, connection, body)
     events = Events(connection)
@@ -36,7 +36,7 @@ def generate_stream(service: Service, connection: HttpConnection, body: Buffer, 
     connection.reader = events
 
 
-def _submit(service: Service, served: Served, connection: HttpConnection, body: Buffer, owner: Single | Events) -> Call:
+def _submit(service: Service, served: Served, connection: HttpExchange, body: Buffer, owner: Single | Events) -> Call:
     client = service.ask(served, connection.client) if service.clients is not None else None
     request, plan = served.generate.decode(body)
     if connection.head.forwarded:
@@ -51,7 +51,7 @@ class Single:
 
     __slots__ = ("_body", "_connection")
 
-    def __init__(self, connection: HttpConnection) -> None:
+    def __init__(self, connection: HttpExchange) -> None:
         self._connection = connection
         self._body: bytes | None = None
 
@@ -91,7 +91,7 @@ class Events:
 
     __slots__ = ("_begun", "_connection", "_over", "_waiting", "_writable", "call")
 
-    def __init__(self, connection: HttpConnection) -> None:
+    def __init__(self, connection: HttpExchange) -> None:
         self.call: Call | None = None
         self._connection = connection
         self._begun = False

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from serving.errors import ServingError
 from serving.gateway.head import Head
-from serving.gateway.http import HttpConnection
 from serving.gateway.http2_frames import literal
 from serving.gateway.http2_stream import Http2Stream
+from serving.gateway.http_exchange import HttpExchange
 from serving.gateway.ports import BodyReader, Exchange, Host
 from serving.inference import Buffer
 from serving.protocol.compression import Encoding
@@ -81,7 +81,7 @@ class OverHttp1:
     def __init__(self) -> None:
         self._heads: dict[tuple[int, bool], bytes] = {}
 
-    def answer(self, to: HttpConnection, parts: list[Buffer]) -> None:
+    def answer(self, to: HttpExchange, parts: list[Buffer]) -> None:
         total = 0
         for part in parts:
             total += len(part)
@@ -101,13 +101,13 @@ class OverHttp1:
         self._heads[total, close] = head
         return head
 
-    def answer_compressed(self, to: HttpConnection, data: bytes, encoding: Encoding) -> None:
+    def answer_compressed(self, to: HttpExchange, data: bytes, encoding: Encoding) -> None:
         close = to.closes()
         start = _START + b"connection: close\r\n" if close else _START
         head = start + b"grpc-encoding: %s\r\n\r\n%x\r\n" % (encoding.encode(), len(data))
         to.write_answer(head, [data, _END_OK], len(data), close)
 
-    def fail(self, to: HttpConnection, error: ServingError) -> None:
+    def fail(self, to: HttpExchange, error: ServingError) -> None:
         close = to.closes()
         lines = [
             b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n",
@@ -117,14 +117,14 @@ class OverHttp1:
         ]
         to.write_answer(b"".join(lines), [], 0, close)
 
-    def begin(self, to: HttpConnection) -> None:
+    def begin(self, to: HttpExchange) -> None:
         to.write_raw(_START + b"\r\n")
 
-    def message(self, to: HttpConnection, parts: list[Buffer]) -> None:
+    def message(self, to: HttpExchange, parts: list[Buffer]) -> None:
         total = sum(len(p) for p in parts)
         to.write_raw(b"".join((b"%x\r\n" % (total + 5), *prefixed(parts), b"\r\n")))
 
-    def end(self, to: HttpConnection, error: ServingError | None) -> None:
+    def end(self, to: HttpExchange, error: ServingError | None) -> None:
         if error is None:
             to.write_raw(b"0\r\ngrpc-status: 0\r\n\r\n")
         else:

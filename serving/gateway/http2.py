@@ -17,6 +17,7 @@ import asyncio
 
 from serving.errors import DeadlineExceeded, DecodeError, TooLarge
 from serving.gateway import http2_frames as h2
+from serving.gateway.client_connection import ClientConnection
 from serving.gateway.client_limits import address_name
 from serving.gateway.head import Head
 from serving.gateway.http2_frames import Broken, Http2Code
@@ -52,7 +53,7 @@ LINGER_S = 2.0
 _PING_OF_DRAIN = b"draining"
 
 
-class Http2Connection(FrameReader):
+class Http2Connection(FrameReader, ClientConnection):
     """Plain asyncio protocol. Made with the client's preface: what comes behind it is fed to `data_received`."""
 
     def __init__(self, host: Host, heads: Http2Heads, transport: asyncio.Transport) -> None:
@@ -419,24 +420,12 @@ class Http2Connection(FrameReader):
         """True while there is something of this connection to answer or to write."""
         return bool(self.streams) or self.unwritten_bytes > 0
 
-    @property
-    def unwritten_bytes(self) -> int:
-        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
-
     def close_if_idle(self) -> bool:
         """Close unless a request is under way; True when closed."""
         if self.streams:
             return False
         self._end()
         return True
-
-    def fileno(self) -> int:
-        """Return the descriptor of the socket, -1 once it is closing."""
-        return -1 if self._transport.is_closing() else int(self._transport.get_extra_info("socket").fileno())
-
-    def abort(self) -> None:
-        """Close at once, whatever is under way."""
-        self._transport.abort()
 
     def __repr__(self) -> str:
         return f"Http2Connection({len(self.streams)} streams{', draining' if self._draining else ''})"

@@ -17,7 +17,7 @@ from serving.gateway.errand import rest_errand
 from serving.gateway.extensions import extensions
 from serving.gateway.generate import generate, generate_stream
 from serving.gateway.head import Action, Head
-from serving.gateway.http import HttpConnection
+from serving.gateway.http_exchange import HttpExchange
 from serving.gateway.model_config import config_of
 from serving.gateway.offload import OFFLOAD_BYTES, offload
 from serving.gateway.repository import Repository
@@ -137,7 +137,7 @@ class RestApi:
         """Return what has a large JSON body read in slices, between which others are answered; small ones go to `infer`."""
         service, turns = self._service, self._turns
 
-        def sliced(connection: HttpConnection, head: Head, body: Buffer, asked: bool = False, client: Client | None = None) -> None:
+        def sliced(connection: HttpExchange, head: Head, body: Buffer, asked: bool = False, client: Client | None = None) -> None:
             if not SLICED_BYTES <= len(body) <= service.limits.max_json_bytes:
                 infer(connection, head, body, asked, client)
                 return
@@ -162,7 +162,7 @@ class RestApi:
         service = self._service
 
         def infer(
-            connection: HttpConnection,
+            connection: HttpExchange,
             head: Head,
             body: Buffer,
             asked: bool = False,
@@ -189,7 +189,7 @@ class RestApi:
         """Return what submits a prediction whose body is compressed."""
         service = self._service
 
-        def decompress(connection: HttpConnection, head: Head, body: Buffer) -> None:
+        def decompress(connection: HttpExchange, head: Head, body: Buffer) -> None:
             known = service.resolve(model, version)
             client = service.ask(known, connection.client) if service.clients is not None else None
             work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_decompressed_bytes)
@@ -200,7 +200,7 @@ class RestApi:
 
         return decompress
 
-    def _answer(self, connection: HttpConnection, call: Call, response: InferResponse) -> None:
+    def _answer(self, connection: HttpExchange, call: Call, response: InferResponse) -> None:
         if response.code is not Code.OK:
             connection.fail(from_code(response.code, response.message, response.retry_after_s))
             return
@@ -216,7 +216,7 @@ class RestApi:
             return
         self._write(connection, parts, header_length)
 
-    def _write(self, connection: HttpConnection, parts: list[Buffer], header_length: int | None) -> None:
+    def _write(self, connection: HttpExchange, parts: list[Buffer], header_length: int | None) -> None:
         accept = connection.head.accept_encoding
         total = 0
         for part in parts:
@@ -247,7 +247,7 @@ class RestApi:
         return head
 
     def _answer_compressed(
-        self, connection: HttpConnection, parts: list[Buffer], total: int, header_length: int | None, encoding: Encoding
+        self, connection: HttpExchange, parts: list[Buffer], total: int, header_length: int | None, encoding: Encoding
     ) -> None:
         extra = b"Content-Encoding: %s\r\n" % encoding.encode()
 
@@ -266,14 +266,14 @@ class RestApi:
 
     # Health and metadata -------------------------------------------------------------------------------------------
 
-    def _live(self, connection: HttpConnection) -> None:
+    def _live(self, connection: HttpExchange) -> None:
         connection.respond(200, JSON, metadata.live(True))
 
-    def _ready(self, connection: HttpConnection) -> None:
+    def _ready(self, connection: HttpExchange) -> None:
         ready = self._service.ready
         connection.respond(200 if ready else 503, JSON, metadata.ready(ready))
 
-    def _edge_health(self, connection: HttpConnection) -> None:
+    def _edge_health(self, connection: HttpExchange) -> None:
         if not connection.trusted:
             connection.respond(404, JSON, error_json(metadata.NOT_FOUND))
             return
@@ -282,15 +282,15 @@ class RestApi:
         # `close` also keeps the question out of what a leaving gateway takes for traffic
         connection.respond(200 if taking else 503, JSON, b"{}", close=True)
 
-    def _metadata(self, connection: HttpConnection) -> None:
+    def _metadata(self, connection: HttpExchange) -> None:
         connection.respond(200, JSON, metadata.server(self._service.server_name, VERSION, extensions(self._service)))
 
-    def _model_metadata(self, connection: HttpConnection, model: str, version: str) -> None:
+    def _model_metadata(self, connection: HttpExchange, model: str, version: str) -> None:
         served = self._service.resolve(model, version)
         versions = [version] if version else self._service.ready_versions(model)
         connection.respond(200, JSON, metadata.model(model, versions, served.platform, served.signature))
 
-    def _model_config(self, connection: HttpConnection, model: str, version: str) -> None:
+    def _model_config(self, connection: HttpExchange, model: str, version: str) -> None:
         connection.respond(200, JSON, model_config.as_json(config_of(self._service, model, version)))
 
     def _statistics(self, head: Head, model: str, version: str) -> Action:
@@ -299,7 +299,7 @@ class RestApi:
 
         return rest_errand(run) if head.method in _READS else _wrong_method(*_READS)
 
-    def _model_ready(self, connection: HttpConnection, model: str, version: str) -> None:
+    def _model_ready(self, connection: HttpExchange, model: str, version: str) -> None:
         try:
             ready = self._service.resolve(model, version).ready
         except NotFound:

@@ -235,7 +235,7 @@ class GatewayServer:
 
 
 class _Host:
-    """What connections share (`http.Host`). Lives in the loop's thread."""
+    """What connections share (`ports.Host`). Lives in the loop's thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, run_dir: str) -> None:
         self._loop = loop

@@ -13,8 +13,9 @@ from typing import Any
 import uvloop
 
 from serving.errors import NotFound
+from serving.gateway.chunked_body import SLICE_CHUNKS
 from serving.gateway.head import Action, Head, HeadCache
-from serving.gateway.http import SLICE_CHUNKS, HttpConnection
+from serving.gateway.http import HttpConnection
 from serving.gateway.turns import Turns
 from serving.state import GatewayLimits
 
