@@ -14,6 +14,7 @@ when that one is answered, the end of our side. The client closes then; closing 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from serving.errors import DeadlineExceeded, DecodeError, TooLarge
 from serving.gateway import http2_frames as h2
@@ -23,6 +24,7 @@ from serving.gateway.head import Head
 from serving.gateway.http2_frames import Broken, Http2Code
 from serving.gateway.http2_head import BadTable, HeaderReader, Http2Heads
 from serving.gateway.http2_reader import CONNECTION_WINDOW, OUR_FRAME_BYTES, FrameReader
+from serving.gateway.http2_sink import FrameSink
 from serving.gateway.http2_stream import WINDOW_BYTES, Http2Stream
 from serving.gateway.http2_writer import FrameWriter
 from serving.gateway.ports import Host
@@ -80,6 +82,9 @@ class Http2Connection(FrameReader, ClientConnection):
         self._rest = b""
         self._slow = False
         """What has come (`_rest`) takes its turns; nothing more is read meanwhile."""
+        self._sink: FrameSink | None = None
+        self._large: Http2Stream | None = None
+        """The last one that was received in place."""
         self._resets = 0
         self._unwritten = 0
         self._moved = self._since
@@ -108,6 +113,7 @@ class Http2Connection(FrameReader, ClientConnection):
         self.host.connections.discard(self)
         self._stop()
         self._out.leave()
+        self._sink = self._large = None
 
     def eof_received(self) -> bool:
         return False
@@ -122,6 +128,32 @@ class Http2Connection(FrameReader, ClientConnection):
         self._before = self._last
         self._patience = self._control + PATIENCE
         super().data_received(data)
+
+    def receive_in_place(self, stream: Http2Stream) -> None:
+        self._large = stream
+        if self._sink is None and not self._transport.is_closing():
+            self._sink = FrameSink(self)
+            self._swap(self._sink)
+
+    @property
+    def expects_large(self) -> bool:
+        """A message is on its way that has its place (`http2_sink.Receiver`)."""
+        return self._large is not None and self._large.place is not None
+
+    def take_over(self) -> None:
+        self._large = None
+        if self._sink is not None and not self._transport.is_closing():
+            self._sink = None
+            self._swap(self)
+
+    def _swap(self, protocol: Any) -> None:
+        # uvloop picks the way of reading when reading starts, so a new protocol takes a stop and a start.
+        transport = self._transport
+        if not self._slow:
+            transport.pause_reading()
+        transport.set_protocol(protocol)
+        if not self._slow:
+            transport.resume_reading()
 
     def tired(self) -> bool:
         return self._control > self._patience

@@ -11,7 +11,7 @@ from struct import Struct
 
 from serving.gateway import http2_frames as h2
 from serving.gateway.http2_frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, FRAME_BYTES, HEADERS, Broken, Http2Code
-from serving.gateway.http2_stream import Http2Stream
+from serving.gateway.http2_stream import PLACED_BYTES, Http2Stream
 
 OUR_FRAME_BYTES = 1 << 20
 CONNECTION_WINDOW = 1 << 30
@@ -92,6 +92,10 @@ class FrameReader(ABC):
     @abstractmethod
     def later(self, data: bytes) -> None:
         """Have `data`, which begins with a frame, given to `data_received` in a later turn."""
+
+    @abstractmethod
+    def receive_in_place(self, stream: Http2Stream) -> None:
+        """Most of a large frame is still to come, of a message that has its place: have it received there (`room`, `placed`)."""
 
     @abstractmethod
     def replenish(self, nbytes: int) -> None:
@@ -247,12 +251,44 @@ class FrameReader(ABC):
         self._received += size + pad
         if self._received > CONNECTION_WINDOW // 2:
             self._replenish()
-        if not self._data_left and not self._pad_left and not self.closed:
-            self._middle = False
-            self._data_stream = None
-            if self._data_ends and stream is not None and stream.receiving:
-                stream.body_ended()
+        if self._data_left >= PLACED_BYTES and stream is not None and stream.place is not None:
+            self.receive_in_place(stream)
+        elif not self._data_left and not self._pad_left and not self.closed:
+            self._end_data()
         return at + size + pad
+
+    def _end_data(self) -> None:
+        """The DATA frame that was on its way has come to its end."""
+        stream = self._data_stream
+        self._middle = False
+        self._data_stream = None
+        if self._data_ends and stream is not None and stream.receiving:
+            stream.body_ended()
+
+    def room(self) -> memoryview | None:
+        """Return where the rest of the frame that is on its way belongs, with room for the head of the next one; None: nowhere."""
+        stream, left = self._data_stream, self._data_left
+        if stream is None or not left or self._pad_left:
+            return None
+        return stream.room(left, FRAME_BYTES)
+
+    def placed(self, nbytes: int) -> None:
+        """So many bytes have come into the room."""
+        stream, left = self._data_stream, self._data_left
+        assert stream is not None
+        rest = b""
+        if nbytes > left:
+            rest = stream.behind(left, nbytes)
+            nbytes = left
+        self._data_left = left - nbytes
+        self._received += nbytes
+        stream.grew(nbytes)
+        if self._received > CONNECTION_WINDOW // 2:
+            self._replenish()
+        if nbytes == left and not self.closed:
+            self._end_data()
+            if rest:
+                self.data_received(rest)
 
     def _data(self, number: int, flags: int, data: bytes, start: int, stop: int) -> None:
         self._received += stop - start

@@ -11,7 +11,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from serving.errors import DecodeError, Internal, ServingError
-from serving.gateway.body import MIN_BODY_RATE, body_place, crowded, too_large
+from serving.gateway.body import MIN_BODY_RATE, SLACK, body_place, crowded, too_large
 from serving.gateway.head import Head
 from serving.gateway.http2_frames import Http2Code
 from serving.gateway.ports import BodyReader, Cancellable, Host
@@ -62,6 +62,7 @@ class Http2Stream:
     since       when we began to wait: for the body, or for the client to take its answer; 0 = see at the next look
     out         the part of the answer that waits for windows
     tail        the answer is complete behind `out`: its trailers, b"" for good ones
+    place       where the message is put together, as soon as its first bytes say that it is large
     """
 
     streams = True
@@ -75,8 +76,8 @@ class Http2Stream:
     out: deque[memoryview] | None = None
     tail: bytes | None = None
     wants_writable = False
+    place: memoryview | None = None
     _body: bytearray | None = None
-    _place: memoryview | None = None
     _total = 0
     _arrived = 0
     _owed = 0
@@ -134,9 +135,36 @@ class Http2Stream:
             self._collect(data)
         self._tell_more()
 
+    def room(self, nbytes: int, more: int) -> memoryview | None:
+        """Return where the next `nbytes` of a large message belong, and `more` behind them (SLACK at most); None where they do not."""
+        at = self._arrived
+        if self.place is None or at + nbytes > self._total:
+            return None
+        return self.place[at : at + nbytes + more]
+
+    def behind(self, nbytes: int, stop: int) -> bytes:
+        """Return what has come into the room behind `nbytes`, up to `stop`."""
+        assert self.place is not None
+        return bytes(self.place[self._arrived + nbytes : self._arrived + stop])
+
+    def grew(self, nbytes: int) -> None:
+        """So many bytes of the message have come into their place."""
+        self._owed += nbytes
+        self._arrived += nbytes
+        host = self.host
+        host.arriving_bytes += nbytes
+        if self._owed > WINDOW_BYTES:
+            self.wire.reset(self, Http2Code.FLOW_CONTROL_ERROR)
+        elif host.arriving_bytes > host.limits.max_inflight_bytes:
+            self._drop_body()
+            self.fail(crowded(host.limits))
+
     def padding(self, nbytes: int) -> None:
         """Bytes that count for the client's window and for nothing else."""
-        self._owed += nbytes
+        if self.place is not None and not self.over:
+            self.wire.more(self.id, nbytes)
+        else:
+            self._owed += nbytes
 
     def body_ended(self) -> None:
         """The client has no more to send."""
@@ -148,7 +176,7 @@ class Http2Stream:
             except Exception as error:
                 self.bug(error)
         elif not self.over and self.tail is None:
-            place = self._place
+            place = self.place
             body: Buffer = place[: self._arrived] if place is not None else bytes(self._body or b"")
             self._drop_body()
             self.run(body)
@@ -162,7 +190,7 @@ class Http2Stream:
         try:
             if host.arriving_bytes > host.limits.max_inflight_bytes:
                 raise crowded(host.limits)
-            place = self._place
+            place = self.place
             if place is None:
                 place = self._join(data, stop)
                 if place is None:
@@ -189,24 +217,32 @@ class Http2Stream:
                 raise too_large(size, limit)
             self._total = size + PREFIX_BYTES
             if size >= PLACED_BYTES:
-                place = body_place(self.host, self._total)
+                place = body_place(self.host, self._total + SLACK)
                 place[: len(body)] = body
-                self._place, self._body = place, None
+                self.place, self._body = place, None
+                self._allow(self._total - stop)
                 return place
         if self._total and stop > self._total:
             raise DecodeError("a unary call carries one message, and there is more behind it")
         body += data
         return None
 
+    def _allow(self, nbytes: int) -> None:
+        """Let the client send so much, which is the rest of its message, without waiting for us."""
+        more = nbytes - (WINDOW_BYTES - self._owed)
+        if more > 0:
+            self.wire.more(self.id, more)
+            self._owed -= more
+
     def _drop_body(self) -> None:
         if self._arrived:
             self.host.arriving_bytes -= self._arrived
             self._arrived = self._total = 0
-            self._body = self._place = None
+            self._body = self.place = None
 
     def _tell_more(self) -> None:
-        """Let the client go on sending, unless the reader has enough for now."""
-        if self._owed > WINDOW_BYTES // 2 and self.receiving and not self._paused and not self.over:
+        """Let the client go on sending, unless the reader has enough for now. All of a large message has been allowed at its beginning."""
+        if self._owed > WINDOW_BYTES // 2 and self.receiving and not self._paused and not self.over and self.place is None:
             self.wire.more(self.id, self._owed)
             self._owed = 0
 

@@ -101,7 +101,10 @@ class FrameWriter:
                 self._owner.finished(stream)
             return
         self.write_block(stream, self._headers.head(), False)
-        stream.out = out = deque([memoryview(b"\0" + (size - 5).to_bytes(4, "big"))])
+        first = b"\0" + (size - 5).to_bytes(4, "big")
+        if len(parts) > 1 and len(parts[0]) <= JOIN_BYTES:
+            first += parts.pop(0)
+        stream.out = out = deque([memoryview(first)])
         out.extend([memoryview(p) for p in parts])
         stream.tail = b""
         self.pump(stream)
@@ -168,18 +171,24 @@ class FrameWriter:
         pieces: list[Buffer] = []
         total = 0
         open = True
+        whole = self._frame_bytes
+        head = FRAME.pack(whole >> 16, whole & 0xFFFF, DATA, 0, stream.id)
         while out and total < HIGH_WATER_BYTES:
             view = out[0]
-            size = min(len(view), self._frame_bytes, self.window, stream.window)
+            size = min(len(view), self.window, stream.window, HIGH_WATER_BYTES)
             if size <= 0 and len(view):
                 open = False
                 break
+            at = 0
+            for stop in range(whole, size + 1, whole):
+                pieces += (head, view[at:stop])
+                at = stop
+            if at < size:
+                rest = size - at
+                pieces += (FRAME.pack(rest >> 16, rest & 0xFFFF, DATA, 0, stream.id), view[at:size])
             self.window -= size
             stream.window -= size
             total += size
-            if size:
-                pieces.append(FRAME.pack(size >> 16, size & 0xFFFF, DATA, 0, stream.id))
-                pieces.append(view[:size])
             if size == len(view):
                 out.popleft()
             else:

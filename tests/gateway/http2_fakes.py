@@ -99,6 +99,23 @@ class Transport:
         assert self.reading_paused
         self.reading_paused = False
 
+    def set_protocol(self, protocol: Any) -> None:
+        assert self.reading_paused, "uvloop picks the way of reading when reading starts"
+        self.protocol = protocol
+
+    def receive(self, data: bytes, most: int = 1 << 18) -> None:
+        """What the client has sent comes in: as bytes, or into the buffers of a protocol that has such."""
+        while data:
+            if hasattr(self.protocol, "get_buffer"):
+                room = self.protocol.get_buffer(-1)
+                size = min(len(room), most)
+                piece, data = data[:size], data[size:]
+                room[: len(piece)] = piece
+                self.protocol.buffer_updated(len(piece))
+            else:
+                piece, data = data[:most], data[most:]
+                self.protocol.data_received(piece)
+
     def write_eof(self) -> None:
         assert not self.eof, "ended twice"
         self.eof = True
@@ -245,8 +262,8 @@ class FakeGateway:
     def _wait(self, stream: Any, head: Head, body: Any) -> None:
         stream.work = Work(self, stream, bytes(body)[5:])
 
-    def feed(self, data: bytes) -> None:
-        self.connection.data_received(data)
+    def feed(self, data: bytes, most: int = 1 << 18) -> None:
+        self.transport.receive(data, most)
 
     def answers(self) -> Answers:
         return Answers(bytes(self.transport.all))
