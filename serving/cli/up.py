@@ -6,10 +6,7 @@ import fcntl
 import ipaddress
 import json
 import os
-import secrets
 import socket
-import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +18,9 @@ from serving.cli.credentials import default_state_dir
 from serving.cli.files import texts, user_name
 from serving.cli.output import fail, print_lines, say
 from serving.cli.repository import REPOSITORY_HELP, print_warnings, survey
-from serving.cluster import environment, leftovers
-from serving.cluster.boot import RUN_PREFIX, Boot, ModelControlMode
-from serving.errors import InvalidArgument
+from serving.cluster import launch, leftovers
+from serving.cluster.boot import Boot, ModelControlMode
+from serving.errors import InvalidArgument, Unavailable
 from serving.plan import Target
 from serving.spec import InvalidSpec, load
 from serving.tls import ServerCertificate
@@ -79,7 +76,9 @@ def up(
         _lock(state)
         _clear(state)
         _check_ports(host, ports)
-        run_dir = _run_dir(state)
+        run_dir = launch.run_dir(state, launch.places())
+    except Unavailable as error:
+        fail(error.message)
     except OSError as error:
         fail(f"the state directory {state} cannot be used: {error.strerror or error}")
     boot = Boot(
@@ -91,21 +90,20 @@ def up(
         state_dir=str(state),
         run_dir=str(run_dir),
         ray_address=ray_address,
-        engine=secrets.token_hex(8),
+        engine=launch.tag(),
         started=started,
         access=access,
-        **tls,
+        tls_certificate=tls.get("tls_certificate", ""),
+        tls_key=tls.get("tls_key", ""),
+        tls_client_ca=tls.get("tls_client_ca", ""),
         author=user_name(),
         model_control=model_control,
         repositories=tuple(str(folder.absolute()) for folder in model_repository or []),
     )
-    file = run_dir / "boot.json"
-    file.write_text(boot.to_json())
-    _write_secret(environment.token_file(boot))
     if target is not None:
         boot.target_file.write_text(json.dumps(target.to_json()))
         boot.texts_file.write_text(json.dumps([[name, text] for name, text in texts(files or [])]))
-    os.execve(sys.executable, [sys.executable, "-m", "serving.cluster", str(file)], environment.of(boot, os.environ))
+    launch.become(boot)
 
 
 def _with_client_shm(target: Target | None) -> Target:
@@ -113,11 +111,6 @@ def _with_client_shm(target: Target | None) -> Target:
         fail("--allow-client-shm is for files; without one what ran last runs again, with the settings that it had")
     settings = replace(target.settings, client_shared_memory=True)
     return replace(target, settings=settings, given=target.given | {"client_shared_memory"})
-
-
-def _write_secret(file: Path) -> None:
-    file.touch(0o600)
-    file.write_text(secrets.token_hex(32))
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> dict[str, str]:
@@ -189,16 +182,3 @@ def _clear(state: Path) -> None:
         leftovers.clear(Path((state / "run").read_text()))
     except (OSError, ValueError):
         pass  # there was none, or the note is torn
-
-
-def _run_dir(state: Path) -> Path:
-    """Return a new private directory with a path short enough for sockets; note it whole or not at all."""
-    run_dir = Path(tempfile.mkdtemp(prefix=RUN_PREFIX, dir="/tmp"))
-    draft = state / "run.draft"
-    try:
-        draft.write_text(str(run_dir))
-        draft.replace(state / "run")
-    except OSError:
-        run_dir.rmdir()
-        raise
-    return run_dir

@@ -30,6 +30,8 @@ class Boot:
     author        who gave it
     model_control "explicit": clients may load and unload models
     repositories  folders of models in Triton's layout
+    life          1 for what a person has started; one more for each engine that went on in the same process when Ray had ended
+    quick_ends    how many of these, without a longer one between them, were over soon after they were ready
     """
 
     host: str
@@ -49,6 +51,8 @@ class Boot:
     author: str = "up"
     model_control: ModelControlMode = "none"
     repositories: tuple[str, ...] = ()
+    life: int = 1
+    quick_ends: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import socket
 import sys
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving.cluster import local_ray, serve_api
+from serving.cluster import leftovers, local_ray, serve_api
+from serving.cluster.boot import TAG
 from serving.cluster.office import DOWN, Office
 from serving.cluster.openness import who_may_ask
 from serving.cluster.ray_cluster import CONTROLLER, EDGE, GATEWAYS, RayCluster
 from serving.cluster.serve_api import Application, ApplicationSeen
 from serving.cluster.session import Session
+from serving.cluster.vigil import EVERY_S, Ended, Vigil, Ward, call_on
 from serving.control.acceptance import Act, accept
 from serving.control.backup import COPIES, from_copies
 from serving.control.event import Event
 from serving.control.ports import Revision
 from serving.control.store import SqliteStore
-from serving.errors import Internal, InvalidArgument, Unavailable
+from serving.edge.config import EDGE_SOCKET
+from serving.errors import Internal, InvalidArgument, ServingError, Unavailable
 from serving.plan import Target, key_of_app
 
 log = logging.getLogger(__name__)
@@ -32,6 +39,7 @@ LET_IN_S = 0.2
 """In which gateways accept those who have connected already."""
 POLL_S = 0.1
 WATCH_S = 1.0
+VIGIL_EVERY = round(EVERY_S / WATCH_S)
 ANSWER_S = 5.0
 
 
@@ -40,6 +48,7 @@ def serve(session: Session) -> int:
     target = _target(session)
     session.boot = session.boot.secured(target.settings.tls)
     engine = Engine(session)
+    ended, gently = "the engine has drained and ended", True
     try:
         engine.start(target)
         status = engine.wait()
@@ -49,19 +58,29 @@ def serve(session: Session) -> int:
             urls = session.boot.urls
             session.say(f"ready {urls['rest']} {urls['grpc']} control {urls['control']}{some}", sys.stdout)
             session.say(who_may_ask(session.boot, target))
+            session.ready_at = time.monotonic()
             engine.watch()
         session.say("stopping")
+    except Ended as error:
+        ended = error.message
+        gently = False
+        raise
+    except ServingError as error:
+        ended = error.message
+        engine.check()  # whatever was noticed first: where Ray has ended, that is why
+        raise
     finally:
-        engine.stop()
-        _note_the_end(session)
+        if gently:
+            engine.stop()
+        _note_the_end(session, ended)
     return 0
 
 
-def _note_the_end(session: Session) -> None:
+def _note_the_end(session: Session, what: str) -> None:
     boot = session.boot
     try:
         with closing(SqliteStore(boot.database)) as store:
-            store.record([Event("engine.stopped", "the engine has drained and ended", before={"engine": boot.engine})], time.time())
+            store.record([Event("engine.stopped", what, before={"engine": boot.engine})], time.time())
     except Unavailable as error:
         log.warning("the end could not be recorded: %s", error.message)
 
@@ -73,7 +92,8 @@ def _target(session: Session) -> Target:
     with closing(SqliteStore(boot.database)) as store:
         if store.recovered:
             session.say(f"warning: {store.recovered}")
-        event = Event("engine.started", f"the engine starts on {boot.host}", who=boot.author, after={"engine": boot.engine})
+        again = "" if boot.life == 1 else " again: its Ray had ended"
+        event = Event("engine.started", f"the engine starts on {boot.host}{again}", who=boot.author, after={"engine": boot.engine})
         store.record([event], time.time())
         try:
             latest = store.latest()
@@ -161,17 +181,39 @@ class Engine:
                 self._say(f"{key} {v['state']}" + (f": {v['reason']}" if v["reason"] else ""))
 
     def watch(self) -> None:
-        """Return when the engine is to stop. Raises Internal where Ray has ended by itself."""
+        """Return when the engine is to stop. Raises Ended where Ray has ended by itself."""
         down = Path(self._boot.run_dir) / DOWN
+        vigil = self._vigil() if self._own_ray else None
+        turns = 0
         while not self._session.stop_asked.wait(WATCH_S):
             self.check()
+            turns += 1
+            if vigil is not None and not turns % VIGIL_EVERY:
+                vigil.turn()
             if down.exists():
                 return
 
+    def _vigil(self) -> Vigil:
+        edge = partial(call_on, Path(self._boot.run_dir) / EDGE_SOCKET, socket.SOCK_STREAM)
+        wards = [
+            Ward("Ray Serve's controller", serve_api.ask, partial(self._kill, "ray::ServeController")),
+            Ward("the edge", edge, partial(self._kill, f"ray::ServeReplica:{EDGE}")),
+        ]
+        if nursery := local_ray.nursery():
+            wards.append(Ward("the nursery", nursery.ask, nursery.replace))
+        vigil = Vigil(_ask_ray, wards)
+        vigil.start()
+        return vigil
+
+    def _kill(self, title: str) -> None:
+        """Kill a process, so that Ray starts another."""
+        for pid in leftovers.processes(TAG, self._boot.engine, title):
+            os.kill(pid, signal.SIGKILL)
+
     def check(self) -> None:
-        """Raise Internal where Ray has ended."""
-        if self._own_ray and not local_ray.alive():
-            raise Internal("Ray has ended: one of its processes was killed or has failed")
+        """Raise Ended where Ray has ended."""
+        if self._own_ray:
+            local_ray.check()
 
     def stop(self) -> None:
         """Drain the gateways, then the rest. Bounded, whatever has happened before; what is left then is the caller's to end."""
@@ -208,6 +250,12 @@ class Engine:
                 raise Internal(f"{', '.join(names)} did not end in {DRAIN_S:g} s")
             if self._session.hurry.wait(POLL_S):
                 return
+
+
+def _ask_ray() -> None:
+    """Raise Ended where Ray has given up the node on which all runs: its raylet did not answer for a minute."""
+    if not serve_api.nodes():
+        raise Ended("Ray has given up this machine: its raylet does not answer")
 
 
 def name_is_up(seen: dict[str, ApplicationSeen], name: str) -> bool:

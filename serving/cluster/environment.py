@@ -44,6 +44,7 @@ def of(boot: Boot, inherited: Mapping[str, str]) -> dict[str, str]:
         "RAY_worker_maximum_startup_concurrency": "16",  # forks are cheap, and replicas that wait for torch must not keep others waiting
         worker.SOCKET: str(Path(boot.run_dir) / "nursery.sock"),
         worker.ENTRY: _ray_worker(),
+        "SPT_NOENV": "1",  # titles of processes are not written over their environment, by which they are found
         "RAY_worker_niceness": "0",  # Ray's 15 would put every other program on the machine before the models
     }
 

@@ -13,8 +13,8 @@ from serving.cluster.boot import RUN_PREFIX, TAG
 from serving.state import quota_file
 
 
-def processes(name: str, value: str) -> list[int]:
-    """Return the pids of all processes but this one that have `name=value` in their environment."""
+def processes(name: str, value: str, title: str = "") -> list[int]:
+    """Return the pids of all processes but this one that have `name=value` in their environment and a title that begins so."""
     mark = f"{name}={value}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -22,9 +22,16 @@ def processes(name: str, value: str) -> list[int]:
             tagged = mark in (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if tagged and int(entry.name) != os.getpid():
+        if tagged and int(entry.name) != os.getpid() and _is_called(entry, title):
             found.append(int(entry.name))
     return found
+
+
+def _is_called(process: Path, title: str) -> bool:
+    try:
+        return not title or (process / "cmdline").read_bytes().startswith(title.encode())
+    except OSError:
+        return False
 
 
 def kill(name: str, value: str) -> list[int]:

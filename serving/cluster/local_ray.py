@@ -8,9 +8,7 @@ Every remaining listener is on 127.0.0.1 and asks for a token that only this eng
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +22,9 @@ import ray._private.utils as ray_utils
 import ray._private.worker as ray_worker
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 
-from serving.cluster import worker
+from serving.cluster import nursery_process, worker
+from serving.cluster.nursery_process import NurseryProcess
+from serving.cluster.vigil import Ended
 from serving.errors import Unavailable
 
 CPUS = 1024
@@ -34,11 +34,7 @@ NAMESPACE = "serving"
 NODE_S = 150.0
 """How long the raylet may take to be known to Ray. Ray's own 30 s are too short for a machine that has other work."""
 log = logging.getLogger("ray.said")
-NURSERY = hasattr(os, "pidfd_open")
-"""Whether this system can have one."""
 WORKER = str(Path(worker.__file__))
-PADDING = "-" * 200
-"""An argument of the nursery that says nothing: the title of a process has the room of its command line."""
 
 
 def start(run_dir: Path, preloads: list[str]) -> None:
@@ -75,6 +71,25 @@ def _note(data: dict[str, Any], ignore_prefix: str = "") -> None:
     log.warning("%s", "\n".join(map(str, data.get("lines", []))))
 
 
+def check() -> None:
+    """Raise Ended where a process of the Ray that `start` has started has gone."""
+    node = ray_worker._global_node
+    if node is None:
+        raise Ended("Ray has ended")
+    for name, process in node.dead_processes():
+        raise Ended(f"Ray has ended: its {name} {ended_how(process.returncode)}")
+
+
+def ended_how(code: int) -> str:
+    """Return how a process has ended, in words that go behind its name."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"was killed (signal {-code})"
+
+
 def alive() -> bool:
     """Whether the processes of the Ray that `start` has started live."""
     node = ray_worker._global_node
@@ -84,29 +99,32 @@ def alive() -> bool:
 def stop() -> None:
     """Disconnect, and end the Ray that `start` has started. Harmless where it has ended by itself."""
     for nursery in _LeanNode.nurseries:
-        nursery.terminate()
+        nursery.end()
     if alive():
         ray.shutdown()
-    for nursery in _LeanNode.nurseries:
-        nursery.wait()
+
+
+def nursery() -> NurseryProcess | None:
+    """Return the nursery of the Ray that `start` has started; None where this system can have none."""
+    return _LeanNode.nurseries[-1] if _LeanNode.nurseries else None
 
 
 class _LeanNode(ray_node.Node):
     """A head node without what only people look at, whose workers come from our nursery."""
 
     preloads: ClassVar[list[str]] = []
-    nurseries: ClassVar[list[subprocess.Popen[bytes]]] = []
+    nurseries: ClassVar[list[NurseryProcess]] = []
 
     def __init__(self, ray_params: Any, **options: Any) -> None:
-        if NURSERY:
+        if nursery_process.HERE:
             ray_params.update(worker_path=WORKER, setup_worker_path=WORKER)
         super().__init__(ray_params, **options)
 
     def start_raylet(self, *arguments: Any, **options: Any) -> None:
         super().start_raylet(*arguments, **options)
-        if NURSERY:
+        if nursery_process.HERE:
             raylet = self.all_processes[PROCESS_TYPE_RAYLET][0].process.pid
-            self.nurseries.append(_start_nursery(self.preloads, raylet, Path(self._logs_dir) / "nursery.log"))
+            self.nurseries.append(NurseryProcess(self.preloads, raylet, Path(self._logs_dir) / "nursery.log"))
 
     def start_api_server(self, **_: Any) -> None:
         self._webui_url = ""
@@ -116,19 +134,6 @@ class _LeanNode(ray_node.Node):
 
     def start_log_monitor(self) -> None:
         """Nobody follows the workers' output; it is in files."""
-
-
-def _start_nursery(preloads: list[str], raylet: int, log: Path) -> subprocess.Popen[bytes]:
-    """Start it with what Ray gives to its workers: its C++ reads these while it is imported."""
-    own = {"RAY_RAYLET_PID": str(raylet), "RAY_JOB_ID": worker.FIRST_JOB, "RAY_CLIENT_MODE": "0", "SPT_NOENV": "1"}
-    with log.open("ab") as words:
-        return subprocess.Popen(
-            [sys.executable, "-m", "serving.cluster.nursery", *preloads, PADDING],
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=words,
-            env={**os.environ, **own},
-        )
 
 
 @contextmanager

@@ -33,6 +33,8 @@ ALWAYS = 1_000_000
 """Tries to start a version. Replicas that fail hold themselves back (`starts.py`)."""
 HEALTH_TIMEOUT_S = 5.0
 """Three of these and Serve replaces a process that does not say how it is. The watch is faster (`watch.py`)."""
+DETAILS_S = 15.0
+"""For Serve's controller to say what runs."""
 _STARTS_FAIL = "A replica failed to start"
 """How Serve's message begins once a replica has failed and another is tried."""
 
@@ -116,6 +118,14 @@ def _build(a: Application) -> Any:
     return deployment.options(_internal=True, version=a.code_version).bind(*a.arguments)
 
 
+def ask() -> None:
+    """Return when Serve's controller has answered. Raises Unavailable."""
+    try:
+        ray.get(_client()._controller.check_alive.remote(), timeout=DETAILS_S)
+    except (RayError, RayServeException, TimeoutError) as error:
+        raise Unavailable(f"Ray Serve does not answer: {error}") from error
+
+
 def delete(names: Iterable[str]) -> None:
     """Drain and stop applications; waits for none."""
     names = list(names)
@@ -126,7 +136,7 @@ def delete(names: Iterable[str]) -> None:
 def applications() -> dict[str, ApplicationSeen]:
     """Return all applications that Serve has. Raises Unavailable while its controller does not answer."""
     try:
-        details = _client().get_serve_details()
+        details = ray.get(_client()._controller.get_serve_instance_details.remote(), timeout=DETAILS_S)
     except (RayError, RayServeException, TimeoutError) as error:
         raise Unavailable(f"Ray Serve does not answer: {error}") from error
     return {name: _seen(app) for name, app in details["applications"].items()}

@@ -81,17 +81,17 @@ class RunningEngine:
             for line in stream:
                 self.lines.append(line.rstrip())
 
-    def wait_ready(self) -> str:
-        """Return the ready line."""
+    def wait_ready(self, times: int = 1) -> str:
+        """Return the ready line of the engine, with `times` that of the one that followed when its Ray had ended."""
         wait(
-            lambda: any(" ready http" in line for line in self.lines) or self.process.poll() is not None,
+            lambda: len(self._ready_lines()) >= times or self.process.poll() is not None,
             START_S,
             "\n".join(self.lines[-5:]),
         )
-        found = [line for line in self.lines if " ready http" in line]
-        assert found, "\n".join(self.lines)
+        found = self._ready_lines()
+        assert len(found) >= times, "\n".join(self.lines)
         self.tag = json.loads((self.run_dir / "boot.json").read_text())["engine"]
-        return found[0]
+        return found[-1]
 
     def _ready_lines(self) -> list[str]:
         return [line for line in self.lines if " ready http" in line]

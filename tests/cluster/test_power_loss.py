@@ -46,6 +46,15 @@ def test_an_engine_that_lost_its_power_goes_on_where_it_was(tmp_path: Path) -> N
         engine.wait_ready()
         assert engine.serving("apply", str(write_model(tmp_path, "other", replicas=2))).returncode == 0
         same(engine)
+        # what holds all the others goes: the engine starts again by itself, in the same process
+        lost = engine.run_dir
+        raylet = engine.processes("/raylet")[0]
+        os.kill(raylet, signal.SIGKILL)
+        engine.wait_ready(times=2)
+        assert any("error: Ray has ended: its raylet was killed (SIGKILL)" in line for line in engine.lines)
+        assert not lost.exists()
+        same(engine)
+
         power_off(engine)
         stale = engine.run_dir
         (stale / "boot.json").write_text('{"host": "127.0.0.1", "http_p')
