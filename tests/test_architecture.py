@@ -48,7 +48,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "jinja2": ("bench/report/",),
     "jwt": ("access/",),
     "cryptography": ("cli/",),
-    "hpack": ("gateway/http2_head.py", "bench/"),
+    "hpack": ("gateway/http2_table.py", "bench/"),
     "httptools": ("gateway/", "bench/"),
     "prometheus_client": ("edge/",),
     "re2": ("routing/",),

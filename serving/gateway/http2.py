@@ -43,8 +43,17 @@ MAX_RESETS = 2 * MAX_STREAMS
 RESETS_PER_TICK = 2000
 """Streams that end by a reset: so many at once, so many in the long run."""
 TOO_FAST = "streams are opened and reset too fast"
-HASTY = 16
+NOT_TAKEN = "calls are made whose answers are not taken"
+HASTY = 64
 """A stream that is reset in the same piece of bytes that opened it counts as so many: nobody has waited for its answer."""
+SHUT_STRAIN = 4
+"""An answer that must wait for the client's window strains as much as so many header blocks that were not known."""
+MAX_SHUT = 16
+"""Answers that may wait for a client that takes nothing, before its next calls are refused."""
+SHUT_TICKS = 2
+"""So long (about a second) it must have taken nothing."""
+MAX_WAITING_BYTES = 256 << 20
+"""Of answers that wait for the windows of one connection; while there are more its next calls are refused."""
 SMALL_UPDATE_BYTES = 1024
 """Window updates of more than this are paid for by what they let us send: there can be no flood of them."""
 IDLE_S = 3600.0
@@ -87,6 +96,9 @@ class Http2Connection(FrameReader, ClientConnection):
         """The last one that was received in place."""
         self._resets = 0
         self._unwritten = 0
+        self._shut = False
+        """The client asks on and takes nothing: its next calls are refused."""
+        self._shut_ticks = 0
         self._moved = self._since
         """When the client last read something, or had nothing to read."""
         host.connections.add(self)
@@ -127,6 +139,7 @@ class Http2Connection(FrameReader, ClientConnection):
     def data_received(self, data: bytes) -> None:
         self._before = self._last
         self._patience = self._control + PATIENCE
+        self.strain = 0
         super().data_received(data)
 
     def receive_in_place(self, stream: Http2Stream) -> None:
@@ -159,6 +172,8 @@ class Http2Connection(FrameReader, ClientConnection):
         return self._control > self._patience
 
     def later(self, data: bytes) -> None:
+        if self.closed:
+            return
         self._rest = data
         if not self._slow:
             self._slow = True
@@ -169,6 +184,7 @@ class Http2Connection(FrameReader, ClientConnection):
         """Go on with what waits (`Turns`)."""
         data, self._rest = self._rest, b""
         self._patience = self._control + SLOW_WEIGHT * PATIENCE
+        self.strain = 0
         super().data_received(data)
         if self._rest:
             return True
@@ -185,7 +201,7 @@ class Http2Connection(FrameReader, ClientConnection):
             return None
         self._last = number
         streams = self.streams
-        if len(streams) >= MAX_STREAMS:
+        if len(streams) >= MAX_STREAMS or self._shut:
             self._refuse(number, block)
             return None
         found = self._known(block) or self._read_head(number, block)
@@ -217,11 +233,18 @@ class Http2Connection(FrameReader, ClientConnection):
             stream.body_ended()
 
     def _refuse(self, number: int, block: bytes) -> None:
+        """Nothing was done for it, and the client knows that. Who asks on and on and takes no answers is sent away."""
         self._read_for_table(block)
         self._out.send(h2.rst_stream(number, Http2Code.REFUSED_STREAM))
+        if self._shut:
+            self.strain += SHUT_STRAIN
+            self._resets += HASTY
+            if self._resets > MAX_RESETS:
+                raise Broken(Http2Code.ENHANCE_YOUR_CALM, NOT_TAKEN)
 
     def _read_head(self, number: int, block: bytes) -> tuple[Head, bytes] | None:
         """Return the meaning of a block that was not seen before; None where it is malformed."""
+        self.strain += 1
         try:
             return self._reader.read(block)
         except TooLarge as error:
@@ -360,7 +383,7 @@ class Http2Connection(FrameReader, ClientConnection):
     def _cut(self, stream: Http2Stream, weight: int = 1) -> None:
         """End a stream that a client has reset, or has made us reset."""
         self.streams.pop(stream.id, None)
-        self._out.blocked.pop(stream.id, None)
+        self._out.forget(stream)
         stream.cancel()
         self._resets += weight
         self._settle()
@@ -430,7 +453,8 @@ class Http2Connection(FrameReader, ClientConnection):
         before, self._unwritten = self._unwritten, self.unwritten_bytes
         if not self._unwritten or self._unwritten != before:
             self._moved = now
-        if now - self._moved > limits.idle_timeout_s or (self.closed and not self._unwritten and now - self._since > LINGER_S):
+        patience = limits.header_timeout_s if self.closed else limits.idle_timeout_s
+        if now - self._moved > patience or (self.closed and not self._unwritten and now - self._since > LINGER_S):
             self._transport.abort()
         if self.closed:
             return
@@ -438,6 +462,7 @@ class Http2Connection(FrameReader, ClientConnection):
             self.give_up(Http2Code.PROTOCOL_ERROR, f"the rest of a frame did not come within {limits.header_timeout_s:g} s")
         elif self._draining and now - self._draining > HEARD_S:
             self._end()
+        self._look_at_windows()
         if self.streams:
             self._since = now
             for stream in [s for s in self.streams.values() if s.late(now)]:
@@ -446,6 +471,20 @@ class Http2Connection(FrameReader, ClientConnection):
                 self.reset(stream, Http2Code.CANCEL)
         elif now - self._since > IDLE_S:
             self._end()
+
+    def blocked(self) -> None:
+        """An answer has to wait for the client (FrameWriter)."""
+        self.strain += SHUT_STRAIN
+        if self._out.waiting_bytes > MAX_WAITING_BYTES:
+            self._shut = True
+
+    def _look_at_windows(self) -> None:
+        """See (once a tick) whether the client takes of the answers that wait for its windows. A slow network is another matter."""
+        out = self._out
+        moved, out.moved = out.moved, False
+        waiting = sum(stream.tail is not None for stream in out.blocked.values())
+        self._shut_ticks = 0 if moved or out.paused or waiting < MAX_SHUT else self._shut_ticks + 1
+        self._shut = self._shut_ticks >= SHUT_TICKS or out.waiting_bytes > MAX_WAITING_BYTES
 
     @property
     def engaged(self) -> bool:

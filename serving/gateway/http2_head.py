@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from hpack import Decoder, HPACKError, OversizedHeaderListError
-
 from serving.errors import DecodeError, TooLarge
 from serving.gateway.head import MAX_CACHED_HEAD_BYTES, Action, Head, new_head
+from serving.gateway.http2_table import BadBlock, HeaderTable, LongBlock
 
 MAX_BLOCKS = 256
 """Known blocks of a connection; a client with a time-out sends a few dozen."""
@@ -59,11 +58,11 @@ class HeaderReader:
     `known` maps a block to its head and the text of its grpc-timeout, which differs from call to call while all else stays.
     """
 
-    __slots__ = ("_decoder", "_heads", "known")
+    __slots__ = ("_heads", "_table", "known")
 
     def __init__(self, heads: Http2Heads, max_bytes: int) -> None:
         self._heads = heads
-        self._decoder = Decoder(max_bytes)
+        self._table = HeaderTable(max_bytes)
         self.known: dict[bytes, tuple[Head, bytes]] = {}
 
     def read(self, block: bytes) -> tuple[Head, bytes]:
@@ -93,38 +92,29 @@ class HeaderReader:
     def forget(self, max_bytes: int) -> None:
         """Routes or limits have changed: known blocks are to be looked up anew."""
         self.known.clear()
-        self._decoder.max_header_list_size = max_bytes
+        self._table.max_list_bytes = max_bytes
 
     def _decode(self, block: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
         """Return the fields, and whether the block has changed the table: then it would mean something else the next time."""
-        decoder = self._decoder
-        table = decoder.header_table
-        before = _newest(decoder), len(table.dynamic_entries), table.maxsize
-        if len(block) > decoder.max_header_list_size:
+        table = self._table
+        if len(block) > table.max_list_bytes:
             raise self._too_large()
         try:
-            fields = [(bytes(name), bytes(value)) for name, value in decoder.decode(block, raw=True)]
-        except OversizedHeaderListError:
+            fields, changed = table.read(block)
+        except LongBlock:
             raise self._too_large() from None
-        except (HPACKError, IndexError, ValueError) as error:
+        except BadBlock as error:
             raise BadTable(f"header block that cannot be read: {str(error)[:100]}") from None
-        changed = _newest(decoder) is not before[0] or (len(table.dynamic_entries), table.maxsize) != before[1:]
         if changed:
             self.known.clear()
         return fields, changed
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"request head exceeds the maximum size of {self._decoder.max_header_list_size} bytes")
+        return TooLarge(f"request head exceeds the maximum size of {self._table.max_list_bytes} bytes")
 
 
 class BadTable(DecodeError):
     """The header table of a connection is lost."""
-
-
-def _newest(decoder: Decoder) -> object:
-    """Return the entry that was put into the table last: each entry is an object of its own, so any change shows."""
-    entries = decoder.header_table.dynamic_entries
-    return entries[0] if entries else None
 
 
 def _read(fields: Fields) -> Head:

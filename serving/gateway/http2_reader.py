@@ -16,6 +16,8 @@ from serving.gateway.http2_stream import PLACED_BYTES, Http2Stream
 OUR_FRAME_BYTES = 1 << 20
 CONNECTION_WINDOW = 1 << 30
 MAX_FRAGMENTS = 64
+MAX_STRAIN = 32
+"""Header blocks that were not known, and their like: more of them in one piece take turns. So many take about a millisecond."""
 _HEAD = Struct(">LBL")
 """A frame's header in three numbers: length << 8 | type, flags, stream."""
 _ORDINARY = h2.DEFAULT_FRAME_BYTES << 8 | 0xFF
@@ -39,6 +41,7 @@ class FrameReader(ABC):
         "_pad_left",
         "_received",
         "closed",
+        "strain",
         "streams",
         "waiting_since",
     )
@@ -48,6 +51,8 @@ class FrameReader(ABC):
         """The open ones."""
         self.closed = False
         """What still comes is dropped."""
+        self.strain = 0
+        """What the requests of this piece of bytes have cost besides the usual (`MAX_STRAIN`)."""
         self.waiting_since = now
         """Since when we wait for the rest of a frame or of a header block, where `waiting`."""
         self._max_block = max_block
@@ -183,6 +188,9 @@ class FrameReader(ABC):
                             self._received += at - start
                             stream.receiving = False
                             stream.run(memoryview(data)[start:at])
+                            if self.strain > MAX_STRAIN and at < end:
+                                self.later(data[at:])
+                                return
                             continue
                 else:
                     self._headers(number, flags, data[start:stop])
@@ -192,10 +200,12 @@ class FrameReader(ABC):
                 self._continue(number, flags, data[start:stop])
             else:
                 self.control(kind, flags, number, data[start:stop])
-                if stop < end and self.tired():
-                    self.later(data[stop:])
-                    return
+                if self.tired():
+                    self.strain = MAX_STRAIN + 1
             at = stop
+            if self.strain > MAX_STRAIN and at < end:
+                self.later(data[at:])
+                return
         if at < end:
             self._hold(data, at, FRAME_BYTES)
         if self._received > CONNECTION_WINDOW // 2:

@@ -44,7 +44,7 @@ class Wire(Protocol):
 
     def trailers(self, status: int, message: bytes) -> bytes: ...
 
-    def pump(self, stream: Http2Stream) -> None: ...
+    def enqueue(self, stream: Http2Stream, nbytes: int) -> None: ...
 
     def more(self, stream: int, nbytes: int) -> None: ...
 
@@ -315,7 +315,7 @@ class Http2Stream:
             if self.out is None:
                 self.out = deque()
             self.out.extend([memoryview(p) for p in parts])
-            self.wire.pump(self)
+            self.wire.enqueue(self, sum(map(len, parts)))
 
     def write_trailers(self, status: int, message: bytes) -> None:
         if not self.over:
@@ -334,7 +334,7 @@ class Http2Stream:
             self.wire.write_block(self, self.wire.plain(status, b"application/json"), False)
             self.out = deque([memoryview(text)])
             self.tail = b""
-            self.wire.pump(self)
+            self.wire.enqueue(self, len(text))
 
     # The connection's side -----------------------------------------------------------------------------------------
 
@@ -360,7 +360,7 @@ class Http2Stream:
         if not self.out or self.tail is None:
             return False
         self.since = self.since or now
-        return now - self.since > self.host.limits.idle_timeout_s
+        return now - self.since > self.host.limits.body_timeout_s
 
     def __repr__(self) -> str:
         return f"Http2Stream({self.id}, {self.head!r}{', over' if self.over else ''})"

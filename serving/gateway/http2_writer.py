@@ -51,12 +51,16 @@ class Owner(Protocol):
     def unread(self) -> None:
         """The client does not read."""
 
+    def blocked(self) -> None:
+        """An answer has to wait for the client's windows."""
+
 
 class FrameWriter:
     """Implements `http2_stream.Wire`."""
 
     __slots__ = ("_frame_bytes", "_head", "_headers", "_ok", "_owner", "_room", "_sizes", "_streams", "_tail", "_transport",
-                 "_unread", "_write", "address", "blocked", "closed", "host", "initial_window", "leaving", "paused", "window")  # fmt: skip
+                 "_unread", "_write", "address", "blocked", "closed", "host", "initial_window", "leaving", "moved", "paused",
+                 "waiting_bytes", "window")  # fmt: skip
 
     def __init__(self, owner: Owner, transport: asyncio.Transport) -> None:
         self._owner = owner
@@ -76,6 +80,10 @@ class FrameWriter:
         self.window = self.initial_window = h2.DEFAULT_WINDOW
         self.blocked: dict[int, Http2Stream] = {}
         """Streams with something to send, the next one first."""
+        self.waiting_bytes = 0
+        """What they have to send, without heads."""
+        self.moved = False
+        """Something of them has left since somebody looked."""
         self.paused = False
         self.leaving = False
         """The owner wants to hear of each answer."""
@@ -107,7 +115,7 @@ class FrameWriter:
         stream.out = out = deque([memoryview(first)])
         out.extend([memoryview(p) for p in parts])
         stream.tail = b""
-        self.pump(stream)
+        self.enqueue(stream, size)
 
     def _new_size(self, size: int) -> tuple[bytes, bytes]:
         """Return what stands before and behind the number of a DATA frame that holds a message: block, frame header; gRPC's prefix."""
@@ -145,6 +153,11 @@ class FrameWriter:
     def reset(self, stream: Http2Stream, code: Http2Code) -> None:
         self._owner.reset(stream, code)
 
+    def enqueue(self, stream: Http2Stream, nbytes: int) -> None:
+        """So many bytes have come to what the stream has to send."""
+        self.waiting_bytes += nbytes
+        self.pump(stream)
+
     def pump(self, stream: Http2Stream) -> None:
         """Write what the windows and the transport allow; the rest waits for them."""
         out = stream.out
@@ -153,8 +166,10 @@ class FrameWriter:
         while out and not self.paused and self._some(stream, out):
             pass
         if out:
-            self.blocked.pop(stream.id, None)
+            before = self.blocked.pop(stream.id, None)
             self.blocked[stream.id] = stream
+            if before is None:
+                self._owner.blocked()
             if not stream.wants_writable and stream.reader is not None:
                 stream.wants_writable = True
                 stream.reader.writable(False)
@@ -188,6 +203,7 @@ class FrameWriter:
                 pieces += (FRAME.pack(rest >> 16, rest & 0xFFFF, DATA, 0, stream.id), view[at:size])
             self.window -= size
             stream.window -= size
+            self.waiting_bytes -= size
             total += size
             if size == len(view):
                 out.popleft()
@@ -195,11 +211,17 @@ class FrameWriter:
                 out[0] = view[size:]
         if pieces:
             stream.since = 0.0
+            self.moved = True
             if total > JOIN_BYTES and not self.closed:
                 self._transport.writelines(pieces)
             else:
                 self._write(b"".join(pieces))
         return open
+
+    def forget(self, stream: Http2Stream) -> None:
+        """The stream ends as it is: nothing more of it is to be sent."""
+        self.blocked.pop(stream.id, None)
+        self.waiting_bytes -= sum(map(len, stream.out or ()))
 
     # The connection's side -------------------------------------------------------------------------------------------
 

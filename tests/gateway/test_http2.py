@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from serving.gateway import http2
 from serving.gateway import http2_frames as h2
-from serving.gateway.http2 import HASTY, LINGER_S, MAX_CONTROL, MAX_RESETS, MAX_STREAMS, PATIENCE, WINDOW_BYTES
+from serving.gateway.http2 import HASTY, LINGER_S, MAX_CONTROL, MAX_RESETS, MAX_SHUT, MAX_STREAMS, PATIENCE, SHUT_TICKS, WINDOW_BYTES
 from serving.gateway.http2_frames import Http2Code
+from serving.gateway.http2_reader import MAX_STRAIN
 from serving.gateway.http2_writer import HIGH_WATER_BYTES, MAX_UNREAD_BYTES
 from serving.state import GatewayLimits
 
@@ -433,7 +435,7 @@ def test_half_bodies_and_unread_answers_end_with_their_time() -> None:
     number = 2 * MAX_STREAMS + 3
     gateway.feed(client.call(number, b"answer"))
     gateway.tick(0.5)
-    gateway.tick(limits.idle_timeout_s + 1)
+    gateway.tick(limits.body_timeout_s + 1)
     assert gateway.answers().resets[number] == Http2Code.CANCEL
 
 
@@ -459,6 +461,94 @@ def test_a_cancelled_call_frees_what_waits_for_it() -> None:
     # what was on its way already is dropped
     gateway.feed(h2.window_update(3, 5) + data(7, b"\0", False) + h2.rst_stream(7, Http2Code.CANCEL))
     assert gateway.answers().goaways == []
+
+
+def shut(gateway: FakeGateway, client: Client, calls: int) -> int:
+    """A client that asks so often and takes nothing for a while; return the number of its next stream."""
+    gateway.feed(b"".join(client.call(n, b"answer") for n in range(1, 2 * calls, 2)))
+    for _ in range(SHUT_TICKS + 1):
+        gateway.tick(0.5)
+    return 2 * calls + 1
+
+
+def test_who_asks_on_and_takes_no_answers_gets_nothing_done_any_more() -> None:
+    client = Client()
+    gateway = greeted(client, window=0)
+    number = shut(gateway, client, MAX_SHUT)
+    gateway.feed(client.call(number, b"one more"))
+    answers = gateway.answers()
+    assert answers.resets == {number: Http2Code.REFUSED_STREAM}
+    assert len(gateway.seen) == MAX_SHUT
+    gateway.feed(b"".join(client.call(n, b"more") for n in range(number + 2, number + 2 + 2 * MAX_RESETS // HASTY, 2)))
+    assert [code for _, code in gateway.answers().goaways] == [Http2Code.ENHANCE_YOUR_CALM]
+    assert len(gateway.seen) == MAX_SHUT
+    assert gateway.held() == (0, 0, 0, 0, 0)
+
+
+def test_who_was_slow_for_a_moment_gets_all_answers_and_may_ask_again() -> None:
+    client = Client()
+    gateway = greeted(client, window=0)
+    number = shut(gateway, client, 3 * MAX_SHUT)
+    gateway.feed(client.call(number, b"too early"))
+    gateway.feed(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}))
+    gateway.tick(0.5)
+    gateway.feed(client.call(number + 2, b"again"))
+    answers = gateway.answers()
+    assert answers.resets == {number: Http2Code.REFUSED_STREAM}
+    assert {answers.status(n) for n in [*range(1, number, 2), number + 2]} == {"0"}
+    assert gateway.held() == (0, 0, 0, 0, 0)
+    assert gateway.connection._out.waiting_bytes == 0
+
+
+def test_a_client_that_takes_a_little_is_not_shut() -> None:
+    client = Client()
+    gateway = greeted(client, window=0)
+    gateway.feed(b"".join(client.call(n, b"answer") for n in range(1, 4 * MAX_SHUT, 2)))
+    for n in range(1, 20, 2):
+        gateway.feed(h2.window_update(n, 1))
+        gateway.tick(0.5)
+    number = 4 * MAX_SHUT + 1
+    gateway.feed(client.call(number, b"one more") + h2.window_update(number, 100))
+    assert gateway.answers().bodies[number] == message(b"one more")
+
+
+def test_answers_that_wait_for_windows_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2, "MAX_WAITING_BYTES", 10_000)
+    client = Client()
+    gateway = greeted(client, window=0)
+    gateway.feed(b"".join(client.call(n, bytes(3000)) for n in (1, 3, 5, 7, 9)))
+    assert gateway.answers().resets == {9: Http2Code.REFUSED_STREAM}
+    gateway.feed(h2.rst_stream(1, Http2Code.CANCEL) + h2.rst_stream(3, Http2Code.CANCEL))
+    gateway.tick(0.5)
+    gateway.feed(client.call(11, bytes(10)) + h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}))
+    assert {n: len(body) for n, body in gateway.answers().bodies.items() if n > 3} == {5: 3005, 7: 3005, 11: 15}
+    assert gateway.connection._out.waiting_bytes == 0
+
+
+def test_calls_that_strain_take_turns_and_keep_their_order() -> None:
+    """Blocks that are new each time, and answers that have to wait; wherever the bytes were cut."""
+    for window in (0, 1 << 20):
+        for cut in (0, 999, 5001):
+            client = Client(huffman=False)
+            gateway = greeted(client, window)
+            numbers = range(1, 8 * MAX_STRAIN, 2)
+            sent = b"".join(client.call(n, b"%d" % n, extra=[("x-trace", f"{n:05}")]) for n in numbers)
+            gateway.feed(sent[:cut])
+            gateway.feed(sent[cut:])
+            assert gateway.host.turns.count >= 2
+            assert not gateway.transport.reading_paused
+            gateway.feed(h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 20}))
+            assert gateway.answers().bodies == {n: message(b"%d" % n) for n in numbers}
+            assert [head.headers[b"x-trace"] for head in gateway.seen] == [b"%05d" % n for n in numbers]
+
+
+def test_calls_that_are_like_the_last_ones_do_not_take_turns() -> None:
+    client = Client()
+    gateway = greeted(client)
+    gateway.feed(client.call(1, b"a") + client.call(3, b"b"))
+    gateway.feed(b"".join(client.call(n, b"c") for n in range(5, 2001, 2)))
+    assert gateway.host.turns.count == 0
+    assert len(gateway.answers().bodies) == 1000
 
 
 # The end ---------------------------------------------------------------------------------------------------------------
