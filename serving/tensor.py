@@ -68,13 +68,17 @@ _BY_NUMPY = {d.numpy: d for d in DType if d is not DType.BYTES}
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Declared input or output. `shape` leaves out the batch dimension when the signature is batched; -1 = any size."""
+    """Declared input or output. `shape` leaves out the batch dimension when the signature is batched; -1 = any size.
+
+    layout: of an image, "NHWC" or "NCHW", as clients are told; "" where it is none.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     optional: bool = False
     labels: tuple[str, ...] = ()
+    layout: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Signature:
                 {"name": s.name, "dtype": s.dtype.label, "shape": list(s.shape)}
                 | ({"optional": True} if s.optional else {})
                 | ({"labels": list(s.labels)} if s.labels else {})
+                | ({"layout": s.layout} if s.layout else {})
                 for s in specs
             ]
 
@@ -124,6 +129,7 @@ class Signature:
                     tuple(i["shape"]),
                     i.get("optional", False),
                     tuple(i.get("labels", ())),
+                    i.get("layout", ""),
                 )
                 for i in items
             )

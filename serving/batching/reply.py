@@ -29,8 +29,11 @@ def unpack(reply: Any, model: str) -> tuple[Any, Parameters]:
 
 
 def model_error(raised: BaseException) -> ServingError:
-    """Return what a model raised as the error that its caller gets."""
-    return raised if isinstance(raised, ServingError) else ModelFailed(f"{type(raised).__name__}: {raised}")
+    """Return what a model raised as the error that its caller gets: the text alone, where the type would tell nothing."""
+    if isinstance(raised, ServingError):
+        return raised
+    text = str(raised)
+    return ModelFailed(text if text and type(raised) in (RuntimeError, Exception) else f"{type(raised).__name__}: {text}")
 
 
 def _name(key: Any, model: str) -> str:

@@ -62,7 +62,7 @@ class Regions:
         found = self._open.get(where.name)
         if found is None:
             raise NotFound(f"Unable to find shared memory region: '{where.name}'")
-        if where.offset > found.region.nbytes:
+        if where.offset + bool(where.nbytes) > found.region.nbytes:
             raise InvalidArgument(f"Invalid offset for shared memory region: '{where.name}'")
         if where.offset + where.nbytes > found.region.nbytes:
             raise _beyond(where.name)

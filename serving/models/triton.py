@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.errors import InvalidArgument, ModelFailed
+from serving.errors import Code, InvalidArgument, ModelFailed
 from serving.hosting import VersionPlan
 from serving.models import triton_utils
 from serving.models.model import Arrays
@@ -24,6 +24,16 @@ from serving.tensor import DType, Signature, TensorSpec
 
 CONFIG = "model_config"
 """Option with the ModelConfig as JSON text; without it the model gets one that is made of its signature."""
+
+_CODES = {
+    triton_utils.TritonError.NOT_FOUND: Code.NOT_FOUND,
+    triton_utils.TritonError.INVALID_ARG: Code.INVALID_ARGUMENT,
+    triton_utils.TritonError.UNAVAILABLE: Code.UNAVAILABLE,
+    triton_utils.TritonError.UNSUPPORTED: Code.UNSUPPORTED,
+    triton_utils.TritonError.ALREADY_EXISTS: Code.ALREADY_EXISTS,
+    triton_utils.TritonError.CANCELLED: Code.CANCELLED,
+}
+"""What a client is told for a TritonError's code; the others are the model's failure."""
 
 
 def create(plan: VersionPlan, device: str) -> TritonModel:
@@ -75,7 +85,8 @@ class TritonModel:
             raise ModelFailed(f"execute of model '{model}' returned {found}, expected a list of 1 response to its 1 request")
         (response,) = responses
         if response.has_error():
-            raise ModelFailed(response.error().message())
+            error = response.error()
+            raise ModelFailed(error.message(), code=_CODES.get(error.code()))
         return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
 
     def check(self) -> None:

@@ -150,7 +150,9 @@ class Contract:
             if name not in self._outputs:
                 raise SignatureMismatch(f"unexpected inference output '{name}' for model '{self.model}'")
             if name in seen:
-                raise SignatureMismatch(f"output '{name}' already exists in request")
+                raise SignatureMismatch(
+                    f"output '{name}' already exists in request. Duplicate output name '{name}' is not allowed in a request"
+                )
             seen.add(name)
         return tuple(sorted(outputs, key=self._outputs.__getitem__))
 

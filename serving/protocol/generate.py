@@ -73,9 +73,9 @@ class GenerateCodec:
         id = ""
         for key, value in self._read(given.text):
             if key == "id":
-                if type(value) is not str:
+                if value is not None and type(value) is not str:
                     raise DecodeError("Unable to parse 'id': attempt to access JSON non-string as string")
-                id = value
+                id = value or ""
             elif key == "parameters":
                 self._take_nested(given, value)
             else:

@@ -31,6 +31,8 @@ ARRAY_CODE: Final[dict[str, Any]] = {
 """Native type codes; the wire is little-endian, as is every machine that we run on."""
 
 BINARY_ONLY: Final = ("FP16", "BF16")
+MISCOUNTED: Final = "Unable to parse 'data': Shape does not match true shape of 'data' field"
+"""Word for word what clients compare the whole text with, so it does not tell the input."""
 _LENGTH: Final = Struct("<I")
 _BOOL: Final = DType.BOOL
 _BYTES: Final = DType.BYTES
@@ -55,7 +57,7 @@ def decode(data: list[Any] | Numbers | Wire, dtype: DType, count: int, name: str
     """
     if isinstance(data, Wire):
         if data.count != count:
-            raise _miscounted(name, count, data.count)
+            raise InvalidArgument(MISCOUNTED)
         return b"".join(data.parts)
     if isinstance(data, Numbers):
         found = data.wire(dtype, count)
@@ -187,14 +189,8 @@ def _checked(flat: list[Any], depth: int, dtype: DType, count: int, name: str) -
     if not kinds <= allowed:
         raise InvalidArgument(f"Unable to parse 'data': attempt to access JSON non-{word} as {word} (input '{name}')")
     if len(flat) != count:
-        raise _miscounted(name, count, len(flat))
+        raise InvalidArgument(MISCOUNTED)
     return flat
-
-
-def _miscounted(name: str, expected: int, got: int) -> InvalidArgument:
-    return InvalidArgument(
-        f"Unable to parse 'data': Shape does not match true shape of 'data' field (input '{name}': {expected} elements expected, got {got})"
-    )
 
 
 def _join_strings(flat: list[str]) -> bytes:

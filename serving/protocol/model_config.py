@@ -35,7 +35,8 @@ def make(model: str, signature: Signature, platform: str, details: Mapping[str, 
     config.default_model_filename = str(details.get("file", ""))
     config.version_policy.specific.versions.extend(int(v) for v in versions)
     for spec in signature.inputs:
-        config.input.add(name=spec.name, data_type=_data_type(spec.dtype), dims=spec.shape, optional=spec.optional)
+        layout = f"FORMAT_{spec.layout or 'NONE'}"
+        config.input.add(name=spec.name, data_type=_data_type(spec.dtype), format=layout, dims=spec.shape, optional=spec.optional)
     for spec in signature.outputs:
         config.output.add(name=spec.name, data_type=_data_type(spec.dtype), dims=spec.shape)
     gpu = details.get("device") == "cuda"

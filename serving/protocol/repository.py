@@ -35,7 +35,9 @@ class Load(NamedTuple):
 
 def rest_index(body: bytes) -> bool:
     """Return whether only models that are ready are asked for. Raises InvalidArgument, DecodeError."""
-    ready = _object(body).get("ready", False)
+    ready = _object(body).get("ready")
+    if ready is None:
+        return False
     if not isinstance(ready, bool):
         raise InvalidArgument("Invalid value for 'ready': expected a boolean")
     return ready

@@ -21,7 +21,7 @@ from serving.protocol.rest_answer import RestAnswer
 from serving.protocol.rest_request import Declared
 from serving.protocol.special import Special, shared_inputs
 from serving.sequence import Step
-from serving.tensor import ANY, DType, Signature
+from serving.tensor import ANY, DType, Signature, element_count
 
 MAX_JSON_BYTES: Final = 64 << 20
 _ID_OPENINGS: Final = (b'{"id":"', b'{"id": "')
@@ -138,7 +138,13 @@ class RestCodec:
 
     def _read(self, declared: Declared, head: bytes, rest: memoryview, id: str, key: bytes | None) -> tuple[InferRequest, RestPlan]:
         """Check what the header declares; keep it under `key` where all tensors are binary."""
-        accepted = self._contract.accept(declared.names, declared.labels, declared.shapes, declared.outputs, declared.control.parameters)
+        try:
+            accepted = self._contract.accept(
+                declared.names, declared.labels, declared.shapes, declared.outputs, declared.control.parameters
+            )
+        except SignatureMismatch:
+            _check_data(declared, head)
+            raise
         special = self._special(declared, accepted) if declared.special else None
         plan = RestPlan(self._answer(declared), id, special)
         if declared.data.count(None) < len(declared.data):
@@ -242,7 +248,7 @@ class RestCodec:
         spec = signature.inputs[0]
         buffers: tuple[Buffer, ...] = (memoryview(body),)
         if spec.dtype is DType.BYTES:
-            if spec.shape not in ((1,), (ANY,)):
+            if spec.shape != (1,):
                 raise InvalidArgument(f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
             buffers = (size.to_bytes(4, "little"), memoryview(body))
             size += 4
@@ -267,6 +273,13 @@ def parse_header_length(text: str) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
         raise DecodeError(f"Unable to parse Inference-Header-Content-Length, got: {text}")
     return int(text)
+
+
+def _check_data(declared: Declared, head: bytes) -> None:
+    """Raise for JSON data that is not what the input itself declares: clients are told of that before what the model misses."""
+    for name, label, shape, data in zip(declared.names, declared.labels, declared.shapes, declared.data, strict=True):
+        if data is not None:
+            json_tensor.decode(data, DType.of(label), element_count(shape), name, head)
 
 
 def _with_shared(declared: Declared, sizes: tuple[int, ...]) -> tuple[int, ...]:

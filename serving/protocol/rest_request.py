@@ -31,15 +31,17 @@ class Declared:
     )  # fmt: skip
 
     def __init__(self, document: Any) -> None:
-        """Read a parsed document. Raises DecodeError or InvalidArgument in the words of Triton."""
+        """Read a parsed document. Raises DecodeError or InvalidArgument in the words of Triton.
+
+        What may be left out may be null: clients made of schemas send their optional members so.
+        """
         if type(document) is not dict:
             raise DecodeError("failed to parse the request JSON buffer: the document is not an object")
-        self.id: str = document.get("id", "")
+        id = document.get("id")
+        self.id: str = "" if id is None else id
         if type(self.id) is not str:
             raise _wrong("id", "string")
-        parameters = document.get("parameters", _NOTHING)
-        if type(parameters) is not dict:
-            raise _wrong("parameters", "object")
+        parameters = _parameters(document)
         self.control = control.read(parameters)
         self.all_binary: bool = parameters.get("binary_data_output", False)
         if type(self.all_binary) is not bool:
@@ -59,7 +61,7 @@ class Declared:
         self.binary: tuple[bool | None, ...] = ()
         self.classes: dict[str, int] = {}
         self.regions: dict[str, Region] = {}
-        if "outputs" in document:
+        if document.get("outputs") is not None:
             requested = [self._output(item) for item in _list(document, "outputs")]
             self.outputs = tuple([name for name, _ in requested])
             self.binary = tuple([binary for _, binary in requested])
@@ -75,9 +77,7 @@ class Declared:
                 raise _wrong("shape", "unsigned-integer")
         shape = tuple(dims)
         check_declared(name, label, shape)
-        parameters = item.get("parameters", _NOTHING)
-        if type(parameters) is not dict:
-            raise _wrong("parameters", "object")
+        parameters = _parameters(item)
         size = parameters.get("binary_data_size", -1)
         if "binary_data_size" in parameters and (type(size) is not int or size < 0):
             raise _wrong("binary_data_size", "unsigned-integer")
@@ -105,9 +105,7 @@ class Declared:
         if type(item) is not dict:
             raise _wrong("outputs", "object")
         name = _text(item, "name")
-        parameters = item.get("parameters", _NOTHING)
-        if type(parameters) is not dict:
-            raise _wrong("parameters", "object")
+        parameters = _parameters(item)
         if "classification" in parameters:
             self.classes[name] = _whole(parameters, "classification")
             if not self.classes[name]:
@@ -129,6 +127,15 @@ class Declared:
 
     def __repr__(self) -> str:
         return f"Declared({', '.join(self.names)})"
+
+
+def _parameters(item: dict[str, Any]) -> dict[str, Any]:
+    parameters = item.get("parameters")
+    if parameters is None:
+        return _NOTHING
+    if type(parameters) is not dict:
+        raise _wrong("parameters", "object")
+    return parameters
 
 
 def _region(parameters: dict[str, Any]) -> Region:

@@ -58,17 +58,20 @@ def read_json(body: Buffer) -> Settings:
 
 
 def check_trace(asked: Mapping[str, Any]) -> Settings:
-    """Return the settings as they are kept. Raises InvalidArgument, Unsupported for what cannot be set by clients."""
-    for key in asked:
-        _check_name(key, TRACE_DEFAULTS, "trace")
-    return {key: None if value is None else _trace_value(key, value) for key, value in asked.items()}
+    """Return the settings as they are kept. Raises InvalidArgument, Unsupported for what cannot be set by clients.
+
+    None takes a setting back, and so changes nothing of what cannot be set.
+    """
+    for key, value in asked.items():
+        _check_name(key, value, TRACE_DEFAULTS, "trace")
+    return {key: None if value is None else _trace_value(key, value) for key, value in asked.items() if key not in _FIXED}
 
 
 def check_log(asked: Mapping[str, Any]) -> Settings:
     """The same for log settings."""
-    for key in asked:
-        _check_name(key, LOG_DEFAULTS, "log")
-    return {key: None if value is None else _log_value(key, value) for key, value in asked.items()}
+    for key, value in asked.items():
+        _check_name(key, value, LOG_DEFAULTS, "log")
+    return {key: None if value is None else _log_value(key, value) for key, value in asked.items() if key not in _FIXED}
 
 
 def read_trace_message(message: bytes) -> tuple[str, Settings]:
@@ -93,10 +96,10 @@ def read_log_message(message: bytes) -> Settings:
     return {key: getattr(asked.settings[key], name) if name else None for key, name in chosen.items()}
 
 
-def _check_name(key: str, settings: Mapping[str, Any], kind: str) -> None:
+def _check_name(key: str, value: Any, settings: Mapping[str, Any], kind: str) -> None:
     if key not in settings:
         raise InvalidArgument(f"unknown {kind} setting '{key}', expected one of {', '.join(settings)}")
-    if key in _FIXED:
+    if key in _FIXED and value is not None:
         raise Unsupported(f"{_FIXED[key]} can not be updated through network protocol")
 
 

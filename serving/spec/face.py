@@ -154,6 +154,9 @@ class InputFace(Face):
         examples=[[3, 224, 224], [-1]],
     )
     optional: bool = Field(default=False, description="Whether a request may leave this input out.")
+    layout: Literal["", "NHWC", "NCHW"] = Field(
+        default="", description="Of an image: the order of height, width and channels, as clients are told. Nothing is converted."
+    )
 
 
 class OutputFace(Face):

@@ -182,7 +182,7 @@ def _signature(face: SignatureFace, max_batch_size: int) -> Signature:
 
 
 def _input(face: InputFace) -> TensorSpec:
-    return TensorSpec(face.name, DType.of(face.dtype), tuple(face.shape), optional=face.optional)
+    return TensorSpec(face.name, DType.of(face.dtype), tuple(face.shape), optional=face.optional, layout=face.layout)
 
 
 def _output(face: OutputFace) -> TensorSpec:

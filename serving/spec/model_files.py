@@ -62,7 +62,7 @@ def _overridden(piece: Target, config_json: str) -> Target:
     before = {d.plan.version: d for d in piece.deployments}
     versions = [v for v in route.versions if v in before]
     if config.HasField("version_policy"):
-        versions = triton_config.served_versions(config, versions)
+        versions, _ = triton_config.served_versions(config, versions)
     model, _ = triton_config.translate(config, lambda label: [])
     model["versions"] = {v: _face(before[v], config) for v in versions}
     stable = route.stable if route.stable in versions else versions[-1]

@@ -135,7 +135,7 @@ def _model(config: Any, folder: Path) -> tuple[dict[str, Any], list[str]]:
     there = versions_in(folder)
     if not there:
         raise InvalidArgument(f"{folder} has no folder of a version, such as {folder}/1")
-    chosen = triton_config.served_versions(config, there)
+    chosen, missing = triton_config.served_versions(config, there)
     backend = _backend(config)
     files = {v: _artefact(folder / v, backend, config.default_model_filename) for v in chosen}
     if not config.input or not config.output:
@@ -144,7 +144,7 @@ def _model(config: Any, folder: Path) -> tuple[dict[str, Any], list[str]]:
     model["versions"] = {v: _version(config, path, folder) for v, path in files.items()}
     if len(chosen) > 1:
         model["traffic"] = {"stable": chosen[-1]}
-    return model, notes
+    return model, missing + notes
 
 
 def _backend(config: Any) -> str:

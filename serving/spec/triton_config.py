@@ -51,19 +51,24 @@ def refuse(config: Any) -> None:
         raise InvalidArgument(f"not supported: {', '.join(wrong)}")
 
 
-def served_versions(config: Any, there: list[str]) -> list[str]:
-    """Return those of the versions that the version policy serves; the newest one without a policy. Raises InvalidArgument."""
+def served_versions(config: Any, there: list[str]) -> tuple[list[str], list[str]]:
+    """Return (the versions that the version policy serves; the newest one without a policy, notes on those that are not there).
+
+    As in Triton a policy may name versions that are not there, while one is. Raises InvalidArgument.
+    """
     ordered = sorted(there, key=int)
     policy = config.version_policy
     kind = policy.WhichOneof("policy_choice")
     if kind == "all":
-        return ordered
-    if kind == "specific":
-        asked = [str(v) for v in policy.specific.versions]
-        if missing := [v for v in asked if v not in ordered]:
-            raise InvalidArgument(f"version_policy.specific: version {', '.join(missing)} is not there")
-        return sorted(set(asked), key=int)
-    return ordered[-(policy.latest.num_versions or 1) :] if kind == "latest" else ordered[-1:]
+        return ordered, []
+    if kind != "specific":
+        return ordered[-(policy.latest.num_versions or 1) :] if kind == "latest" else ordered[-1:], []
+    asked = sorted({str(v) for v in policy.specific.versions}, key=int)
+    missing = ", ".join(v for v in asked if v not in ordered)
+    served = [v for v in asked if v in ordered]
+    if not served:
+        raise InvalidArgument(f"at least one version must be available under version_policy.specific: version {missing} is not there")
+    return served, [f"version_policy.specific: version {missing} is not there"] if missing else []
 
 
 def translate(config: Any, labels: Labels) -> tuple[dict[str, Any], list[str]]:
@@ -93,6 +98,8 @@ def _tensor(tensor: Any, labels: Labels) -> dict[str, Any]:
     }
     if getattr(tensor, "optional", False):
         spec["optional"] = True
+    if layout := getattr(tensor, "format", 0):
+        spec["layout"] = type(tensor).Format.Name(layout).removeprefix("FORMAT_")
     if getattr(tensor, "label_filename", ""):
         spec["labels"] = labels(tensor.label_filename)
     return spec

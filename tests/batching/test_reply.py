@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batching.reply import unpack
-from serving.errors import ModelFailed
+from serving.batching.reply import model_error, unpack
+from serving.errors import ModelFailed, Unavailable
 
 
 def test_parameters_come_sorted_and_plain() -> None:
@@ -35,3 +35,11 @@ def test_parameters_come_sorted_and_plain() -> None:
 def test_what_cannot_be_sent_is_refused(reply: Any, says: str) -> None:
     with pytest.raises(ModelFailed, match=says):
         unpack(reply, "m")
+
+
+def test_what_a_model_raised_is_its_text_and_its_type_where_that_tells_something() -> None:
+    told = [
+        model_error(e).message
+        for e in (RuntimeError("no"), Exception("no"), KeyError("x"), ValueError("no"), RuntimeError(), Unavailable("no"))
+    ]
+    assert told == ["no", "no", "KeyError: 'x'", "ValueError: no", "RuntimeError: ", "no"]

@@ -43,6 +43,9 @@ def test_trace_settings_of_a_model_and_of_all(path: DataPath) -> None:
             "log_frequency": "0",
             "trace_mode": "triton",
         }
+        everything = dict.fromkeys(("trace_file", "trace_level", "trace_rate", "trace_count", "log_frequency"))
+        assert rest.update_trace_settings(settings=everything) == first, "null takes back, and what cannot be set is as it was"
+        assert values(grpc.update_trace_settings(settings=everything))["trace_file"] == [""]
         assert rest.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"], "trace_rate": "5"})["trace_rate"] == "5"
         told = grpc.update_trace_settings("pair", {"trace_level": ["TENSORS", "TIMESTAMPS"], "trace_rate": "7"})
         assert values(told)["trace_rate"] == ["7"]

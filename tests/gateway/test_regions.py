@@ -49,7 +49,8 @@ def test_what_was_written_is_read(file: Path) -> None:
     [
         (Region("zz", 0, 1), NotFound, "Unable to find shared memory region: 'zz'"),
         (Region("r", 81, 0), InvalidArgument, "Invalid offset for shared memory region"),
-        (Region("r", 80, 1), InvalidArgument, "Invalid offset \\+ byte size for shared memory region"),
+        (Region("r", 80, 1), InvalidArgument, "Invalid offset for shared memory region"),
+        (Region("r", 79, 2), InvalidArgument, "Invalid offset \\+ byte size for shared memory region"),
         (Region("r", 1 << 70, 1), InvalidArgument, "Invalid offset for shared memory region"),
         (Region("r", 0, 1 << 70), InvalidArgument, "Invalid offset \\+ byte size for shared memory region"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.errors import InvalidArgument, ModelFailed, Unsupported
+from serving.errors import Code, InvalidArgument, ModelFailed, Unsupported
 from serving.hosting import VersionPlan
 from serving.models import triton_utils
 from serving.models.registry import create
@@ -98,6 +98,24 @@ def test_an_error_of_the_model_is_its_text(tmp_path: Path) -> None:
     model.load()
     with pytest.raises(ModelFailed, match="below zero"):
         model.predict({"INPUT0": -np.ones((1, 4), np.float32), "INPUT1": np.ones((1, 4), np.float32)}, {})
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("UNAVAILABLE", Code.UNAVAILABLE),
+        ("INVALID_ARG", Code.INVALID_ARGUMENT),
+        ("INTERNAL", Code.MODEL_FAILED),
+        ("UNKNOWN", Code.MODEL_FAILED),
+    ],
+)
+def test_the_code_of_a_triton_error_reaches_the_client(tmp_path: Path, code: str, told: Code) -> None:
+    text = ADD_SUB.replace('TritonError("below zero")', f'TritonError("below zero", pb_utils.TritonError.{code})')
+    model: Any = create(plan(written(tmp_path, text), entry="TritonPythonModel", signature=SIGNATURE))
+    model.load()
+    with pytest.raises(ModelFailed) as failed:
+        model.predict({"INPUT0": -np.ones((1, 4), np.float32), "INPUT1": np.ones((1, 4), np.float32)}, {})
+    assert (failed.value.code, failed.value.message) == (told, "below zero")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,12 @@ def test_what_is_known_of_a_version_is_in_its_config() -> None:
     assert config["default_model_filename"] == "m.pt2"
 
 
+def test_clients_are_told_the_layout_of_an_image() -> None:
+    images = Signature((TensorSpec("x", DType.FP32, (8, 8, 3), layout="NHWC"), TensorSpec("y", DType.FP32, (4,))), (), 4)
+    config = json.loads(model_config.as_json(model_config.make("m", images, "python", {}, ["1"], 1)))
+    assert [x["format"] for x in config["input"]] == ["FORMAT_NHWC", "FORMAT_NONE"]
+
+
 def test_what_a_version_does_not_have_is_left_out() -> None:
     config = json.loads(model_config.as_json(model_config.make("m", signature(0), "python", {}, ["1"], 1)))
     for absent in ("dynamic_batching", "sequence_batching", "ensemble_scheduling", "model_transaction_policy", "response_cache"):

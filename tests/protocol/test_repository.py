@@ -17,7 +17,8 @@ MODELS = [
 
 
 @pytest.mark.parametrize(
-    ("body", "ready"), [(b"", False), (b"{}", False), (b'{"ready":true}', True), (b'{"ready":false,"other":1}', False)]
+    ("body", "ready"),
+    [(b"", False), (b"{}", False), (b'{"ready":true}', True), (b'{"ready":null}', False), (b'{"ready":false,"other":1}', False)],
 )
 def test_an_index_may_ask_for_what_is_ready(body: bytes, ready: bool) -> None:
     assert repository.rest_index(body) is ready

@@ -116,6 +116,16 @@ def test_a_tensor_without_elements_is_legal() -> None:
     assert json.loads(document)["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [0], "parameters": {"binary_data_size": 0}}]
 
 
+def test_what_may_be_left_out_may_be_null() -> None:
+    """Clients whose messages are made from the schema send every optional member."""
+    one = tensor(size=None, data=list(range(16)), parameters=None)
+    nulls = {"id": None, "parameters": None, "inputs": [one, {**one, "name": "INPUT1"}]}
+    for outputs in (None, [{"name": "OUTPUT1", "parameters": None}]):
+        request, plan = RestCodec("simple", "1", SIMPLE).decode(*body({**nulls, "outputs": outputs}))
+        assert (request.id, plan.id, request.layout.parameters) == ("", "", ())
+        assert request.layout.outputs == (("OUTPUT1",) if outputs else ())
+
+
 def test_numbers_are_read_as_triton_reads_them() -> None:
     free = signature(DType.FP32)
     text = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[7],"data":[1,[2.5,[1e300]],NaN,-Infinity,Infinity,-0.0]}]}'

@@ -9,7 +9,7 @@ import pytest
 
 from serving.plan import DeploymentTarget, Target
 from serving.spec import InvalidSpec, Repository, load
-from serving.tensor import DType, TensorSpec
+from serving.tensor import DType, Signature, TensorSpec
 from tests.models.onnx_files import add_sub, linear
 
 CLASS = "class Doubling:\n    def predict(self, inputs):\n        return {'y': inputs['x'] * 2}\n"
@@ -91,16 +91,29 @@ def test_instances_on_gpus_get_one_each(tmp_path: Path) -> None:
         ("version_policy: { latest { num_versions: 2 } }", ["2", "10"], "10"),
         ("version_policy: { all {} }", ["1", "2", "10"], "10"),
         ("version_policy: { specific { versions: [ 1, 2 ] } }", ["1", "2"], "2"),
+        ("version_policy: { specific { versions: [ 10, 7, 1 ] } }", ["1", "10"], "10"),
     ],
 )
 def test_the_version_policy_says_which_versions_run(tmp_path: Path, policy: str, versions: list[str], stable: str) -> None:
     model(tmp_path, "double", CONFIG.replace('label_filename: "labels.txt"', "") + policy, versions="10 1 2")
     (tmp_path / "double" / "notes").mkdir()
     (tmp_path / "double" / "03").mkdir()
-    target, _ = served(tmp_path)
+    target, notes = served(tmp_path)
     assert [d.plan.version for d in target.deployments] == versions
+    assert notes == (["version_policy.specific: version 7 is not there"] if "7" in policy else [])
     assert target.routes.routes["double"].stable == stable
     assert Repository([tmp_path]).names() == {"double": ["1", "2", "10"]}
+
+
+def test_the_layout_of_an_image_is_kept(tmp_path: Path) -> None:
+    shaped = CONFIG.replace('label_filename: "labels.txt"', "").replace(
+        "dims: [ 4 ] } ]\noutput", "format: FORMAT_NHWC dims: [ 8, 8, 3 ] } ]\noutput"
+    )
+    model(tmp_path, "double", shaped)
+    signature = only(tmp_path).plan.signature
+    assert signature is not None
+    assert signature.inputs == (TensorSpec("x", DType.FP32, (8, 8, 3), layout="NHWC"),)
+    assert Signature.from_json(signature.to_json()) == signature
 
 
 def test_sequences_are_mapped(tmp_path: Path) -> None:
@@ -159,7 +172,7 @@ def test_settings_that_cannot_be_honoured_are_named(tmp_path: Path) -> None:
         (CONFIG.replace("dims: [ 4 ] }", "dims: [ 4 ] reshape { shape: [ 2, 2 ] } }"), "not supported: input 'x' reshape"),
         (CONFIG, "labels.txt"),
         (CONFIG.replace("labels.txt", "../../labels.txt"), "is not in the model's folder"),
-        (CONFIG + "version_policy { specific { versions: [ 7 ] } }", "version 7 is not there"),
+        (CONFIG + "version_policy { specific { versions: [ 7 ] } }", "at least one version must be available.*version 7 is not there"),
         (CONFIG + 'default_model_filename: "../../etc/passwd"', "is not the name of a file"),
         (CONFIG + 'default_model_filename: "other.py"', "has no other.py"),
         (CONFIG.replace("FP32 dims: [ 4 ] label", "STRING dims: [ 0 ] label"), "labels.txt|expected at least 1"),
