@@ -64,7 +64,7 @@ async def measure(calls: int, rounds: int) -> dict[str, float]:
     loop = asyncio.get_running_loop()
     service = Service(Tally(), GatewayLimits(), loop)
     service.apply(GatewayState(RouteTable(1, {"mlp": Route("mlp", "1", ("1",))})))
-    channel = SocketChannel(loop, _Owner(service), service.deliver, LayoutCache())
+    channel = SocketChannel(loop, _Owner(service), service.calls.deliver, LayoutCache())
     channel.connection_made(Sink())  # type: ignore[arg-type]
     hello = {
         "protocol": 1,
@@ -86,18 +86,18 @@ async def measure(calls: int, rounds: int) -> dict[str, float]:
         answers = frames.of(turn)
         t0 = perf_counter()
         for _ in requests:
-            service.resolve("mlp", "")
+            service.versions.resolve("mlp", "")
         t1 = perf_counter()
-        served = service.resolve("mlp", "")
+        served = service.versions.resolve("mlp", "")
         for request in requests:
-            service.submit(served, request, owner, None, "rest")
+            service.calls.submit(served, request, owner, None, "rest")
         t2 = perf_counter()
         flush()
         t3 = perf_counter()
         channel.data_received(answers)
         t4 = perf_counter()
         spent.append((t1 - t0, t2 - t1, t3 - t2, t4 - t3))
-    assert not service.admission.inflight_requests
+    assert not service.calls.admission.inflight_requests
     service.close()
     stages = zip(("resolve", "submit", "flush", "responses"), zip(*spent, strict=True), strict=True)
     return {name: median(times) / calls * 1e6 for name, times in stages}

@@ -88,8 +88,8 @@ def _cost(traffic: Traffic, asker: Callable[[], Asker], said: Buffer | GrpcHead,
     service = Service(Tally(), GatewayLimits(), loop)
     versions = tuple(str(i) for i in range(1, 6))
     service.apply(GatewayState(RouteTable(1, {"m": Route("m", "1", versions, traffic=traffic)})))
-    service.attach(LocalChannel(loop, service.deliver, [Description("m", v, SIGNATURE, "") for v in versions], _nothing))
-    resolve = service.resolve
+    service.attach(LocalChannel(loop, service.calls.deliver, [Description("m", v, SIGNATURE, "") for v in versions], _nothing))
+    resolve = service.versions.resolve
     best = empty = float("inf")
     for _ in range(60):
         start = perf_counter()

@@ -1,6 +1,6 @@
 """Call, Served, and the ports between them: one prediction on its way through a gateway.
 
-A `Call` is made by `Service.submit`, waits in a `Channel` for its answer, and ends exactly once: its owner gets
+A `Call` is made by `Calls.submit`, waits in a `Channel` for its answer, and ends exactly once: its owner gets
 `answer(call, response)`, or the owner took it back with `cancel()` and hears nothing more. All of this lives on the
 one loop of the gateway; nothing here is safe from other threads.
 """
@@ -249,6 +249,7 @@ class Call:
         "cell",
         "channel",
         "client",
+        "home",
         "key",
         "lane",
         "load",
@@ -258,7 +259,6 @@ class Call:
         "plan",
         "request",
         "served",
-        "service",
         "started",
     )  # fmt: skip
 
@@ -274,7 +274,7 @@ class Call:
         cell: Cell,
         payload_bytes: int,
         started: float,
-        service: Home,
+        home: Home,
         load: Load,
         channel: Channel | None = None,
         client: Client | None = None,
@@ -286,7 +286,7 @@ class Call:
         self.started = started
         self.cell = cell
         self.payload_bytes = payload_bytes
-        self.service = service
+        self.home = home
         self.open = True
         self.channel = channel
         self.key = 0
@@ -300,7 +300,7 @@ class Call:
     def cancel(self) -> None:
         """Take the call back: after this its owner is never called. Does nothing when it has ended already."""
         if self.open:
-            self.service.cancelled(self)
+            self.home.cancelled(self)
 
     @property
     def heard(self) -> float:

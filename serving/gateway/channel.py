@@ -350,7 +350,7 @@ class SocketChannel(asyncio.Protocol):
         if layout is None or layout.payload_bytes != len(part):
             raise DecodeError(f"answer of {len(part)} bytes with layout {layout_id}, which is {layout}")
         served.tally.response_bytes += len(part)
-        call.service.part(call, InferResponse(served.model, served.version, layout, part), now)
+        call.home.part(call, InferResponse(served.model, served.version, layout, part), now)
 
     def _take(self, frame: Frame) -> None:
         kind = frame.kind

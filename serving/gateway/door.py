@@ -2,7 +2,7 @@
 
 A request that is refused must cost less than one that is served, or a flood takes the gateway's time from those that are let in: to read
 a megabyte of JSON takes some 10 ms. What cannot be known unread is the urgency, whose classes have queues of their own, so a request
-that may say one goes on to `Service.submit`, which decides with all that it says. So does every request while there is room.
+that may say one goes on to `Calls.submit`, which decides with all that it says. So does every request while there is room.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ def check_rest(service: Service, served: Served, body: Buffer, header_length: in
     """Raise QueueFull for the request with this body where it would be refused in any case. header_length: of the JSON in front."""
     load = served.loads[NORMAL]
     if load.requests >= load.cap and not _may_be_urgent(memoryview(body)[:header_length]):
-        service.check_full(served, load, monotonic())
+        service.calls.check_full(served, load, monotonic())
 
 
 def check_large(service: Service, candidates: Sequence[Served], body: Buffer) -> None:
     """The same for JSON of which it is not known yet which of the `candidates` answers it: all of them would have to refuse it."""
     now = monotonic()
     if all(served.loads[NORMAL].capped(now) for served in candidates) and not _may_be_urgent(memoryview(body)):
-        service.check_full(candidates[0], candidates[0].loads[NORMAL], now)
+        service.calls.check_full(candidates[0], candidates[0].loads[NORMAL], now)
 
 
 def check_grpc(service: Service, served: Served, head: bytes) -> None:
     """The same for a message; head: all of it but raw tensors."""
     load = served.loads[NORMAL]
     if load.requests >= load.cap and b"priority" not in head:
-        service.check_full(served, load, monotonic())
+        service.calls.check_full(served, load, monotonic())
 
 
 def _may_be_urgent(text: memoryview) -> bool:

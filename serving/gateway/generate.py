@@ -23,13 +23,13 @@ _START = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n
 
 def generate(service: Service, connection: HttpExchange, body: Buffer, model: str, version: str) -> None:
     """Answer with one JSON object."""
-    served = service.resolve(model, version, connection, body)
+    served = service.versions.resolve(model, version, connection, body)
     _submit(service, served, connection, body, Single(connection))
 
 
 def generate_stream(service: Service, connection: HttpExchange, body: Buffer, model: str, version: str) -> None:
     """Answer with an event for each answer of the model."""
-    served = service.resolve(model, version, connection, body)
+    served = service.versions.resolve(model, version, connection, body)
     events = Events(connection)
     events.call = _submit(service, served, connection, body, events)
     connection.work = events
@@ -41,7 +41,7 @@ def _submit(service: Service, served: Served, connection: HttpExchange, body: Bu
     request, plan = served.generate.decode(body)
     if connection.head.forwarded:
         service.forwarding.put(request, connection.head.forwarded)
-    call = service.submit(served, request, owner, plan, "rest", client)
+    call = service.calls.submit(served, request, owner, plan, "rest", client)
     connection.work = call
     return call
 

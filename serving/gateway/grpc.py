@@ -111,7 +111,7 @@ class GrpcApi:
         if head.visitor is not None:
             head.visitor.check(asked.model)
         try:
-            served = service.resolve(asked.model, asked.version, connection, asked)
+            served = service.versions.resolve(asked.model, asked.version, connection, asked)
         except NotFound:
             check_version(asked.version)
             raise
@@ -206,7 +206,7 @@ class GrpcApi:
     def _model_ready(self, message: Buffer) -> bytes:
         model, version = messages.decode_model(message)
         try:
-            ready = self._service.resolve(model, version).ready
+            ready = self._service.versions.resolve(model, version).ready
         except ServingError:
             ready = False
         return messages.model_ready(ready)
@@ -219,11 +219,11 @@ class GrpcApi:
     def _model_metadata(self, message: Buffer) -> bytes:
         model, version = messages.decode_model(message)
         try:
-            served = self._service.resolve(model, version)
+            served = self._service.versions.resolve(model, version)
         except NotFound:
             check_version(version)
             raise
-        versions = [version] if version else self._service.ready_versions(model)
+        versions = [version] if version else self._service.versions.ready_of(model)
         return messages.model_metadata(model, versions, served.platform, served.signature)
 
     def _model_config(self, message: Buffer) -> bytes:

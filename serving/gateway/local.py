@@ -19,7 +19,7 @@ Predict = Callable[[Layout, Buffer], InferResponse]
 
 
 class LocalChannel:
-    """See `call.Channel`. `service.attach(LocalChannel(loop, service.deliver, [description], predict))` makes it known."""
+    """See `call.Channel`. `service.attach(LocalChannel(loop, service.calls.deliver, [description], predict))` makes it known."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, descriptions: list[Description], predict: Predict) -> None:
         self.inflight = 0

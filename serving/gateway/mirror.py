@@ -27,7 +27,7 @@ MAX_LAYOUTS = 256
 
 
 class Sends(Protocol):
-    """The service, as far as copies need it."""
+    """The calls under way, as far as copies need them."""
 
     admission: Admission
 
@@ -39,9 +39,9 @@ class Mirror:
 
     __slots__ = ("_shadows", "route")
 
-    def __init__(self, route: Route, service: Sends, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, route: Route, calls: Sends, loop: asyncio.AbstractEventLoop) -> None:
         self.route = route
-        self._shadows = [_Copies(shadow, service, loop) for shadow in route.traffic.shadows if shadow.points]
+        self._shadows = [_Copies(shadow, calls, loop) for shadow in route.traffic.shadows if shadow.points]
 
     def settle(self, served: Mapping[str, Served]) -> None:
         """Take the versions that there are, by version key."""
@@ -59,12 +59,12 @@ class _Copies:
     """One shadow. Owner of the calls that are copies."""
 
     __slots__ = (
+        "_calls",
         "_fits",
         "_inflight",
         "_inflight_bytes",
         "_layouts",
         "_loop",
-        "_service",
         "_shadow",
         "_target",
         "_waiting",
@@ -72,11 +72,11 @@ class _Copies:
         "version",
     )
 
-    def __init__(self, shadow: Shadow, service: Sends, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, shadow: Shadow, calls: Sends, loop: asyncio.AbstractEventLoop) -> None:
         self.version = shadow.version
         self.points = shadow.points
         self._shadow = shadow
-        self._service = service
+        self._calls = calls
         self._loop = loop
         self._target: Served | None = None
         self._fits: dict[str, bool] = {}
@@ -99,7 +99,7 @@ class _Copies:
         if (
             self._inflight >= shadow.max_inflight_requests
             or self._inflight_bytes + nbytes > shadow.max_inflight_bytes
-            or not self._service.admission.calm
+            or not self._calls.admission.calm
         ):
             target.tally.reject("shadow_budget")
             return
@@ -130,7 +130,7 @@ class _Copies:
                     copy = InferRequest(request.model, self.version, layout, request.payload, "", deadline, PATIENT_PRIORITY)
                     if isinstance(request, SequenceRequest):
                         copy = SequenceRequest(copy, request.step)
-                    self._service.submit(target, copy, self, None, "shadow")
+                    self._calls.submit(target, copy, self, None, "shadow")
                     continue
             except ServingError:
                 pass  # the service has counted it

@@ -9,7 +9,7 @@ from serving.protocol import model_config
 
 
 def config_of(service: Service, model: str, version: str) -> Any:
-    """Return the message for the version that `Service.resolve` finds. Raises as it does."""
-    served = service.resolve(model, version)
-    (versions,) = [route.versions for route, _ in service.models() if route.endpoint == model]
+    """Return the message for the version that `Versions.resolve` finds. Raises as it does."""
+    served = service.versions.resolve(model, version)
+    (versions,) = [route.versions for route, _ in service.versions.models() if route.endpoint == model]
     return model_config.make(model, served.signature, served.platform, served.details, versions, len(served.pool))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from serving.errors import ServingError, Unavailable
+from serving.gateway.calls import STOPPING
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Action, Head
-from serving.gateway.service import STOPPING
 from serving.gateway.stream import Open, check_streams
 from serving.inference import Buffer
 from serving.protocol import reflection

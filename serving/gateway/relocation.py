@@ -1,4 +1,4 @@
-"""Relocation: calls whose replica is lost go to another one, or wait for one to appear. See `Service`, "The life of a call"."""
+"""Relocation: calls whose replica is lost go to another one, or wait for one to appear. See `calls.py`, "The life of a call"."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class RestApi:
             if not SLICED_BYTES <= len(body) <= service.limits.max_json_bytes:
                 infer(connection, head, body, asked, client)
                 return
-            candidates = service.candidates(model, version)
+            candidates = service.versions.candidates(model, version)
             if all(served.decoupled for served in candidates):
                 raise Unsupported(DECOUPLED)
             if service.clients is not None and not asked:
@@ -160,6 +160,7 @@ class RestApi:
         outline    what a large JSON body says, where it has been read
         """
         service = self._service
+        resolve = service.versions.resolve
 
         def infer(
             connection: HttpExchange,
@@ -169,7 +170,7 @@ class RestApi:
             client: Client | None = None,
             outline: Outline | None = None,
         ) -> None:
-            served = service.resolve(model, version, connection, body if outline is None else outline.text)
+            served = resolve(model, version, connection, body if outline is None else outline.text)
             if served.decoupled:
                 raise Unsupported(DECOUPLED)
             if service.clients is not None and not asked:
@@ -190,7 +191,7 @@ class RestApi:
         service = self._service
 
         def decompress(connection: HttpExchange, head: Head, body: Buffer) -> None:
-            known = service.resolve(model, version)
+            known = service.versions.resolve(model, version)
             client = service.ask(known, connection.client) if service.clients is not None else None
             work = partial(decompress_body, body, head.content_encoding.decode("latin-1"), service.limits.max_decompressed_bytes)
             if len(body) < OFFLOAD_BYTES:
@@ -286,8 +287,8 @@ class RestApi:
         connection.respond(200, JSON, metadata.server(self._service.server_name, VERSION, extensions(self._service)))
 
     def _model_metadata(self, connection: HttpExchange, model: str, version: str) -> None:
-        served = self._service.resolve(model, version)
-        versions = [version] if version else self._service.ready_versions(model)
+        served = self._service.versions.resolve(model, version)
+        versions = [version] if version else self._service.versions.ready_of(model)
         connection.respond(200, JSON, metadata.model(model, versions, served.platform, served.signature))
 
     def _model_config(self, connection: HttpExchange, model: str, version: str) -> None:
@@ -301,7 +302,7 @@ class RestApi:
 
     def _model_ready(self, connection: HttpExchange, model: str, version: str) -> None:
         try:
-            ready = self._service.resolve(model, version).ready
+            ready = self._service.versions.resolve(model, version).ready
         except NotFound:
             raise
         except ServingError:

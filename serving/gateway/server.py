@@ -190,7 +190,7 @@ class GatewayServer:
 
     async def _served(self) -> list[str]:
         assert self._host is not None
-        return [s.key for _, versions in self._host.service.models() for s in versions.values() if s is not None and s.ready]
+        return [s.key for _, versions in self._host.service.versions.models() for s in versions.values() if s is not None and s.ready]
 
     async def _drain(self, timeout_s: float) -> None:
         """Leave without a loss: (1) the edge hears it at its next look and sends elsewhere; (2) the TCP listeners are closed here, what

@@ -30,9 +30,9 @@ THREAD_CLASSES = 256
 def submit(
     service: Service, served: Served, request: InferRequest, owner: Owner, plan: RestPlan | GrpcPlan, protocol: str, client: Client | None
 ) -> Cancellable:
-    """Submit a request, by way of a `SpecialCall` where it wants one. Raises ServingError as `Service.submit` does."""
+    """Submit a request, by way of a `SpecialCall` where it wants one. Raises ServingError as `Calls.submit` does."""
     if plan.special is None:
-        return service.submit(served, request, owner, plan, protocol, client)
+        return service.calls.submit(served, request, owner, plan, protocol, client)
     return SpecialCall(service, served, request, owner, plan, protocol, client).start()
 
 
@@ -117,7 +117,7 @@ class SpecialCall:
         request.payload = whole
 
     def _submit(self) -> None:
-        self._call = self._service.submit(self._served, self._request, self, self._plan, self._protocol, self._client)
+        self._call = self._service.calls.submit(self._served, self._request, self, self._plan, self._protocol, self._client)
 
     def _submit_later(self, error: ServingError | None) -> None:
         try:

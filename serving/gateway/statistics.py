@@ -35,7 +35,8 @@ class Statistics:
         return [ModelStatistics(*key, found.get(key, nothing)) for key in wanted]
 
     def _wanted(self, model: str, version: str) -> list[tuple[str, str]]:
-        served = [(route.endpoint, v) for route, versions in self._service.models() for v in versions if model in ("", route.endpoint)]
+        models = self._service.versions.models()
+        served = [(route.endpoint, v) for route, versions in models for v in versions if model in ("", route.endpoint)]
         if model and not served:
             raise InvalidArgument(not_available(model))
         if version:

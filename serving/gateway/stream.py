@@ -16,12 +16,13 @@ from typing import Any, cast
 
 from serving.errors import Code, DeadlineExceeded, NotFound, ServingError, Unavailable, Unsupported
 from serving.gateway.call import Call, Served, StreamCall
+from serving.gateway.calls import STOPPING
 from serving.gateway.client_limits import Client
 from serving.gateway.deadlines import DEADLINE
 from serving.gateway.grpc_out import GrpcExchange, GrpcOut
 from serving.gateway.head import Head
 from serving.gateway.ports import Cancellable
-from serving.gateway.service import STOPPING, Service
+from serving.gateway.service import Service
 from serving.gateway.several import Several
 from serving.gateway.special import submit
 from serving.inference import Buffer, InferRequest, InferResponse
@@ -181,7 +182,7 @@ class InferStream(Open):
             if self._visitor is not None:
                 self._visitor.check(asked.model)
             try:
-                served = self._service.resolve(asked.model, asked.version, self.connection, asked)
+                served = self._service.versions.resolve(asked.model, asked.version, self.connection, asked)
             except NotFound:
                 check_version(asked.version)
                 raise
@@ -204,7 +205,7 @@ class InferStream(Open):
         if plan.special is not None:
             raise Unsupported(f"'{served.model}' is decoupled: its tensors are neither in shared memory nor answered as classes")
         several = Several(self, slot.id, slot.nbytes)
-        several.call = cast(StreamCall, self._service.submit(served, request, several, plan, "grpc", client))
+        several.call = cast(StreamCall, self._service.calls.submit(served, request, several, plan, "grpc", client))
         self._pending.pop()
         self._several[several] = None
 

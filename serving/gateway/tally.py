@@ -82,7 +82,7 @@ class Cell:
     def count(self, response: InferResponse, asked: Layout, duration_s: float, now: float) -> None:
         """Count the end of a call: its answer, what it asked, its time from submit to answer, and the time now.
 
-        `Service.deliver` has this written out for answers: benchmarks/micro/channel.py.
+        `Calls.deliver` has this written out for answers: benchmarks/micro/channel.py.
         """
         if response.code:
             self.count_failure(response, duration_s)

@@ -15,8 +15,8 @@ from serving.routing import Route
 class Traffic:
     """Of one gateway. A route that stays as it was keeps its chooser, and with it its place in the turn."""
 
-    def __init__(self, service: Sends, loop: asyncio.AbstractEventLoop) -> None:
-        self._service = service
+    def __init__(self, calls: Sends, loop: asyncio.AbstractEventLoop) -> None:
+        self._calls = calls
         self._loop = loop
         self._reader = ParameterReader()
         self._choosers: dict[str, Chooser] = {}
@@ -36,7 +36,7 @@ class Traffic:
                 choosers[name] = chooser
             mirror = self._mirrors.get(name)
             if mirror is None or mirror.route != route:
-                mirror = Mirror(route, self._service, self._loop) if traffic.shadows else None
+                mirror = Mirror(route, self._calls, self._loop) if traffic.shadows else None
             if mirror is not None:
                 mirror.settle(served)
                 mirrors[name] = mirror

@@ -59,7 +59,7 @@ class WishDesk:
         return settings.log_of((await self._desk.ask("log", settings=new))["log"])
 
     def _check_model(self, model: str) -> None:
-        if model and all(route.endpoint != model for route, _ in self._service.models()):
+        if model and all(route.endpoint != model for route, _ in self._service.versions.models()):
             raise InvalidArgument(f"Request for unknown model : {model}")
 
 

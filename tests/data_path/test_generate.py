@@ -159,7 +159,7 @@ def test_a_client_that_closes_closes_the_generator(path: DataPath) -> None:
     wait_for(lambda: path.open("count") == 1)
     answer.close()
     client.connection.close()
-    wait_for(lambda: not any(m.server._host.service.admission.inflight_requests for m in path.members if m.server._host))
+    wait_for(lambda: not any(m.server._host.service.calls.admission.inflight_requests for m in path.members if m.server._host))
     path.open_gate()
     wait_for(lambda: note(path, name) == "closed")
     wait_for(lambda: path.open("count") == 0)

@@ -212,5 +212,5 @@ async def test_every_answer_belongs_to_its_request(path: DataPath) -> None:
     models = ("echo_fp32", "echo_int64", "marked", "pair")
     await eventually(lambda: sum(path.open(m) for m in models) + path.open("pair", "2") == 0)
     hosts = [m.server._host for m in path.members]
-    await eventually(lambda: all(h is not None and h.service.admission.inflight_requests == 0 for h in hosts))
-    assert all(h is not None and h.service.admission.inflight_bytes == 0 and h.arriving_bytes == 0 for h in hosts)
+    await eventually(lambda: all(h is not None and h.service.calls.admission.inflight_requests == 0 for h in hosts))
+    assert all(h is not None and h.service.calls.admission.inflight_bytes == 0 and h.arriving_bytes == 0 for h in hosts)

@@ -43,7 +43,7 @@ class LoneGateway:
         host = self.host
         loop = self.server._loop
         loop.set_exception_handler(lambda loop, fault: self.faults.append(fault))
-        host.service.attach(LocalChannel(loop, host.service.deliver, [Description("m", "1", SIGNATURE, "here")], _echo))
+        host.service.attach(LocalChannel(loop, host.service.calls.deliver, [Description("m", "1", SIGNATURE, "here")], _echo))
 
     def limit(self, limits: GatewayLimits, access: AccessRules | None = None, base_path: str = "") -> None:
         """Apply other limits, and who may ask under which path."""

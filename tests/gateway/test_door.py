@@ -38,7 +38,7 @@ def gateway() -> Iterator[LoneGateway]:
 @pytest.fixture
 def full(gateway: LoneGateway) -> Iterator[LoneGateway]:
     """The queue of ordinary requests is full for as long as the test takes."""
-    served = gateway.host.service.resolve("m", "")
+    served = gateway.host.service.versions.resolve("m", "")
     gateway.in_loop(lambda: fill(served))
     yield gateway
     gateway.in_loop(lambda: empty(served))
@@ -112,12 +112,12 @@ def test_grpc_is_refused_likewise(full: LoneGateway) -> None:
 
 
 def test_while_draining_it_says_so(full: LoneGateway) -> None:
-    service = full.host.service
-    full.in_loop(lambda: setattr(service, "_draining", True))
+    calls = full.host.service.calls
+    full.in_loop(lambda: setattr(calls, "draining", True))
     try:
         assert b"Server is stopping" in ask(full, b"{%s}" % TENSOR)[2]
     finally:
-        full.in_loop(lambda: setattr(service, "_draining", False))
+        full.in_loop(lambda: setattr(calls, "draining", False))
 
 
 def test_large_json_is_not_read_either(full: LoneGateway) -> None:
@@ -150,7 +150,7 @@ def shared(gateway: LoneGateway) -> Iterator[LoneGateway]:
 
     def attach() -> None:
         service, loop = gateway.host.service, gateway.server._loop
-        service.attach(LocalChannel(loop, service.deliver, [Description("m", "2", SIGNATURE, "here")], echo))
+        service.attach(LocalChannel(loop, service.calls.deliver, [Description("m", "2", SIGNATURE, "here")], echo))
 
     gateway.in_loop(attach)
     yield gateway
@@ -168,7 +168,7 @@ def test_unread_large_json_is_refused_where_all_refuse_it(shared: LoneGateway, t
         shared.revision += 1
         routes = RouteTable(shared.revision, {"m": Route("m", "1", ("1", "2"), traffic=kind)})
         shared.server.apply(GatewayState(routes, GatewayLimits()))
-        first, second = (shared.host.service.resolve("m", version) for version in ("1", "2"))
+        first, second = (shared.host.service.versions.resolve("m", version) for version in ("1", "2"))
         shared.in_loop(lambda served=first: fill(served))
         wrong = LARGE % (b"nothing", b"")
         assert ask(shared, wrong)[0] == (503 if kind is PLAIN else 400)

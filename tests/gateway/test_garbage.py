@@ -288,7 +288,7 @@ async def test_garbage_gets_an_answer_and_hurts_nobody(edge: bool) -> None:
         async with asyncio.timeout(60):
             while gateway.in_loop(lambda: len(host.connections)):
                 await asyncio.sleep(0.01)
-        assert gateway.in_loop(lambda: (host.arriving_bytes, host.service.admission.inflight_requests, len(host.grpc._streams))) == (
+        assert gateway.in_loop(lambda: (host.arriving_bytes, host.service.calls.admission.inflight_requests, len(host.grpc._streams))) == (
             0,
             0,
             0,

@@ -143,7 +143,7 @@ async def test_mutated_conversations_hurt_nobody() -> None:
         async with asyncio.timeout(30):
             while gateway.in_loop(lambda: len(host.connections)):
                 await asyncio.sleep(0.01)
-        held = gateway.in_loop(lambda: (host.arriving_bytes, host.service.admission.inflight_requests, len(host.grpc2._streams)))
+        held = gateway.in_loop(lambda: (host.arriving_bytes, host.service.calls.admission.inflight_requests, len(host.grpc2._streams)))
         assert held == (0, 0, 0)
         assert gateway.faults == []
     finally:

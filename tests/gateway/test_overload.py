@@ -214,7 +214,7 @@ class Stage:
             payload = np.full(4, self.sent, np.float32).tobytes()
             request = InferRequest("m", "", SHAPE, (payload,), deadline=monotonic() + deadline_s if deadline_s else 0.0)
             try:
-                self.service.submit(self.service.resolve("m", ""), request, self.client, None, "rest")
+                self.service.calls.submit(self.service.versions.resolve("m", ""), request, self.client, None, "rest")
             except (QueueFull, DeadlineExceeded):
                 self.refused += 1
             if not n % 64:
@@ -222,7 +222,7 @@ class Stage:
 
     async def settle(self) -> None:
         async with asyncio.timeout(60):
-            while self.service.admission.inflight_requests:
+            while self.service.calls.admission.inflight_requests:
                 await asyncio.sleep(0.005)
 
     def worked(self) -> tuple[float, float]:
@@ -296,7 +296,9 @@ async def test_the_flood_of_one_model_is_refused_and_another_is_served() -> None
         refused = []
         for model in ["mlp"] * 200 + ["other"] * 5:
             try:
-                service.submit(service.resolve(model, ""), InferRequest(model, "", SHAPE, (bytes(16),)), client, None, "rest")
+                service.calls.submit(
+                    service.versions.resolve(model, ""), InferRequest(model, "", SHAPE, (bytes(16),)), client, None, "rest"
+                )
             except Unavailable as error:
                 refused.append((model, error.retry_after_s))
         assert refused == [("mlp", 1.0)] * 120

@@ -105,7 +105,7 @@ async def test_a_hang_up_is_noticed_also_while_the_gateway_does_not_read(gateway
     for _ in range(MAX_PENDING + 2000):
         writer.write(chunk(infer_message()))
         await asyncio.sleep(0)
-    admission = gateway.host.service.admission
+    admission = gateway.host.service.calls.admission
     async with asyncio.timeout(60):
         while gateway.in_loop(lambda: admission.inflight_requests) < MAX_PENDING:
             await asyncio.sleep(0.005)

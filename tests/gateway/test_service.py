@@ -82,11 +82,11 @@ class Stage:
 
     def submit(self, payload: bytes = b"abcd", owner: Owner | None = None, **fields: Any) -> Call:
         request = InferRequest("mlp", "", SHAPE, (payload,), **fields)
-        return self.service.submit(self.served, request, owner or self.owner, None, "rest")
+        return self.service.calls.submit(self.served, request, owner or self.owner, None, "rest")
 
     @property
     def served(self) -> Served:
-        return self.service.resolve("mlp", "")
+        return self.service.versions.resolve("mlp", "")
 
     def outcomes(self) -> dict[str, int]:
         return {s[2]["outcome"]: s[3] for s in self.tally.samples() if s[0] == "serving_requests_total"}
@@ -96,10 +96,10 @@ class Stage:
 
     def check_empty(self) -> None:
         """Nothing is counted as in flight any more."""
-        assert (self.service.admission.inflight_requests, self.service.admission.inflight_bytes) == (0, 0)
+        assert (self.service.calls.admission.inflight_requests, self.service.calls.admission.inflight_bytes) == (0, 0)
         assert [s[3] for s in self.tally.samples() if s[0] == "serving_inflight_requests"] == [0]
         assert all(c.inflight == 0 for c in self.service._peers.channels())
-        assert len(self.service._deadlines) == 0
+        assert len(self.service.calls._deadlines) == 0
 
 
 @on_uvloop
@@ -140,22 +140,22 @@ async def test_resolve_tells_unknown_from_not_ready() -> None:
     replica = FakeReplica()
     async with Stage(replica) as stage:
         service = stage.service
-        assert service.resolve("mlp", "1") is service.resolve("mlp", "")
+        assert service.versions.resolve("mlp", "1") is service.versions.resolve("mlp", "")
         with pytest.raises(NotFound, match="Request for unknown model: 'nope' is not found"):
-            service.resolve("nope", "")
+            service.versions.resolve("nope", "")
         with pytest.raises(NotFound, match="'mlp' version 9 is not found"):
-            service.resolve("mlp", "9")
+            service.versions.resolve("mlp", "9")
         service.apply(GatewayState(RouteTable(2, {"mlp": Route("mlp", "2", ("1", "2"))})))
         with pytest.raises(Unavailable, match="Request for unknown model: 'mlp' version 2 is not at ready state") as e:
-            service.resolve("mlp", "")
+            service.versions.resolve("mlp", "")
         assert e.value.retry_after_s == 1.0
-        assert service.resolve("mlp", "1").version == "1"
+        assert service.versions.resolve("mlp", "1").version == "1"
         assert not service.ready
-        ((route, versions),) = service.models()
+        ((route, versions),) = service.versions.models()
         assert route.stable == "2"
-        assert versions["1"] is service.resolve("mlp", "1")
+        assert versions["1"] is service.versions.resolve("mlp", "1")
         assert versions["2"] is None
-        assert service.ready_versions("mlp") == ["1"]
+        assert service.versions.ready_of("mlp") == ["1"]
 
 
 @on_uvloop
@@ -163,7 +163,7 @@ async def test_an_older_state_changes_nothing() -> None:
     async with Stage() as stage:
         assert stage.service.apply(GatewayState(RouteTable(5, {"a": Route("a", "1", ("1",))}))) == 5
         assert stage.service.apply(GatewayState(RouteTable(4))) == 5
-        assert [r.endpoint for r, _ in stage.service.models()] == ["a"]
+        assert [r.endpoint for r, _ in stage.service.versions.models()] == ["a"]
 
 
 @on_uvloop
@@ -248,7 +248,7 @@ async def test_a_lost_call_waits_for_a_replica_to_appear() -> None:
         stage.submit()
         await first.wait(lambda: bool(first.seen))
         first.kill()
-        await stage.until(lambda: bool(stage.service._relocation._waiting))
+        await stage.until(lambda: bool(stage.service.calls.relocation._waiting))
         stage.publish(first, second)
         await stage.owner.wait(1)
         assert stage.owner.codes == [Code.OK]
@@ -264,7 +264,7 @@ async def test_a_lost_call_does_not_wait_for_ever() -> None:
         cancelled = stage.submit()
         await replica.wait(lambda: len(replica.seen) == 2)
         replica.kill()
-        await stage.until(lambda: len(stage.service._relocation._waiting) == 2)
+        await stage.until(lambda: len(stage.service.calls.relocation._waiting) == 2)
         cancelled.cancel()
         (response,) = await stage.owner.wait(1)
         assert response.code is Code.REPLICA_LOST
@@ -541,7 +541,7 @@ async def test_the_whole_walk_runs_on_a_local_channel() -> None:
 
     async with Stage() as stage:
         description = Description("mlp", "1", SIGNATURE, "local")
-        stage.service.attach(LocalChannel(asyncio.get_running_loop(), stage.service.deliver, [description], predict))
+        stage.service.attach(LocalChannel(asyncio.get_running_loop(), stage.service.calls.deliver, [description], predict))
         stage.submit(b"abcd")
         stage.submit(b"fail")
         stage.submit(b"gone").cancel()
@@ -622,7 +622,7 @@ async def test_every_call_is_answered_exactly_once_whatever_happens(steps: list[
             while replica.seen:
                 chaos.answer(replica, 1)
         async with asyncio.timeout(60):
-            while stage.service.admission.inflight_requests:
+            while stage.service.calls.admission.inflight_requests:
                 for replica in replicas:
                     while replica.seen:
                         chaos.answer(replica, 1)

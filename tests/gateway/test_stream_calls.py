@@ -38,9 +38,9 @@ def replica() -> FakeReplica:
 
 
 def ask(stage: Stage, reader: Reader) -> Call:
-    served = stage.service.resolve("mlp", "")
+    served = stage.service.versions.resolve("mlp", "")
     assert served.decoupled
-    return stage.service.submit(served, InferRequest("mlp", "", SHAPE, (b"abcd",)), reader, None, "grpc")
+    return stage.service.calls.submit(served, InferRequest("mlp", "", SHAPE, (b"abcd",)), reader, None, "grpc")
 
 
 @on_uvloop
@@ -56,7 +56,7 @@ async def test_parts_come_in_order_and_the_end_last() -> None:
         (end,) = await reader.wait(1)
         assert reader.parts == [b"part %d" % n for n in range(5)]
         assert (end.code, end.layout, call.parts, call.open) == (Code.OK, None, 5, False)
-        assert stage.service.admission.inflight_requests == 0
+        assert stage.service.calls.admission.inflight_requests == 0
 
 
 @on_uvloop
@@ -141,7 +141,7 @@ async def test_after_cancel_nothing_comes() -> None:
         stage.service.tick()
         await stage.until(lambda: one.pings >= 1)
         assert (reader.parts, reader.answers) == ([b"a"], [])
-        assert stage.service.admission.inflight_requests == 0
+        assert stage.service.calls.admission.inflight_requests == 0
 
 
 @on_uvloop
@@ -167,8 +167,8 @@ async def test_a_part_for_an_ordinary_call_costs_the_connection() -> None:
     one = FakeReplica()
     async with Stage(one, retry_wait_s=0.05) as stage:
         reader = Reader()
-        served = stage.service.resolve("mlp", "")
-        stage.service.submit(served, InferRequest("mlp", "", SHAPE, (b"abcd",)), reader, None, "grpc")
+        served = stage.service.versions.resolve("mlp", "")
+        stage.service.calls.submit(served, InferRequest("mlp", "", SHAPE, (b"abcd",)), reader, None, "grpc")
         await one.wait(lambda: len(one.seen) == 1)
         one.seen[0].part(b"a")
         await stage.until(lambda: not one.connections or len(one.seen) == 2)

@@ -47,7 +47,7 @@ class Held(LocalChannel):
 
     def __init__(self, service: Service, version: str, signature: Signature) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(loop, service.deliver, [Description("m", version, signature, "here")], self._predict)
+        super().__init__(loop, service.calls.deliver, [Description("m", version, signature, "here")], self._predict)
         self.seen: list[Layout] = []
         self._service = service
 
@@ -94,11 +94,11 @@ class Stage:
 
     def chosen(self, count: int = 1000, asker: Asker | None = None) -> Counter[str]:
         asker = asker or Asker()
-        return Counter(self.service.resolve("m", "", asker, b"").version for _ in range(count))
+        return Counter(self.service.versions.resolve("m", "", asker, b"").version for _ in range(count))
 
     def submit(self, version: str = "", layout: Layout = X) -> None:
-        served = self.service.resolve("m", version, Asker(), b"")
-        self.service.submit(served, InferRequest("m", version, layout, (bytes(layout.payload_bytes),)), self.owner, None, "rest")
+        served = self.service.versions.resolve("m", version, Asker(), b"")
+        self.service.calls.submit(served, InferRequest("m", version, layout, (bytes(layout.payload_bytes),)), self.owner, None, "rest")
 
     def count(self, name: str, **labels: str) -> int:
         return sum(s[3] for s in self.tally.samples() if s[0] == name and labels.items() <= s[2].items())
@@ -132,7 +132,7 @@ async def test_without_the_stable_version_the_largest_share_stands_in() -> None:
     found = stage.chosen()
     assert set(found) == {"2", "3"}
     assert abs(found["2"] - 900) <= 4
-    assert stage.service.resolve("m", "").version == "2"
+    assert stage.service.versions.resolve("m", "").version == "2"
     stage.replicas["2"].gone()
     assert set(stage.chosen()) == {"3"}
 
@@ -146,7 +146,7 @@ async def test_where_nobody_can_answer_it_is_said_so() -> None:
     empty = Service(Tally(), GatewayLimits(), asyncio.get_running_loop())
     empty.apply(GatewayState(RouteTable(1, {"m": Route("m", "1", VERSIONS, traffic=SPLIT)})))
     with pytest.raises(Unavailable, match="'m' version 1 is not at ready state"):
-        empty.resolve("m", "", Asker(), b"")
+        empty.versions.resolve("m", "", Asker(), b"")
 
 
 async def test_keys_keep_their_version_over_an_outage_and_an_edit() -> None:
@@ -271,4 +271,4 @@ async def test_a_share_of_requests_is_copied_and_none_that_the_version_answers_i
     await stage.until(lambda: len(stage.owner.codes) == 2050 and not stage.count("serving_inflight_requests"))
     assert stage.count("serving_requests_total", protocol="shadow") == before
     stage.edit(PLAIN)
-    assert all(stage.service.resolve("m", v).mirror is None for v in VERSIONS)
+    assert all(stage.service.versions.resolve("m", v).mirror is None for v in VERSIONS)

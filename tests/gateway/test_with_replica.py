@@ -72,7 +72,7 @@ class Stage:
             body = memoryview(bytearray(head + 4 * size))
         body[head:] = np.full(size, value, np.float32).tobytes()
         request = InferRequest("m", "", layout, (body[head:],), deadline=deadline)
-        return self.service.submit(self.service.resolve("m", ""), request, self.owner, None, "rest")
+        return self.service.calls.submit(self.service.versions.resolve("m", ""), request, self.owner, None, "rest")
 
     async def until(self, condition: Callable[[], bool]) -> None:
         end = monotonic() + 60
@@ -140,7 +140,7 @@ async def test_no_slot_is_lost_to_cancels_and_deadlines(tmp_path: Path) -> None:
                 await asyncio.sleep(random.choice([0, 0, 0.001]))
                 call.cancel()
             del call
-        await s.until(lambda: s.service.admission.inflight_requests == 0)
+        await s.until(lambda: s.service.calls.admission.inflight_requests == 0)
         assert set(s.owner.codes) <= {Code.OK, Code.DEADLINE_EXCEEDED}
         await s.until(lambda: s.used() == 0 and s.theirs() == 0)
 
