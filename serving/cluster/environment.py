@@ -41,6 +41,7 @@ def of(boot: Boot, inherited: Mapping[str, str]) -> dict[str, str]:
         "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1000000",  # Serve never gives up: replicas hold themselves back (starts.py)
         "RAY_memory_monitor_refresh_ms": "0",  # it kills the youngest worker, a gateway as soon as a model; the kernel looks at sizes
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.2",  # Serve's 0.1 costs 2 % of a core more while nothing happens
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "0",  # a timer of 0.1 s for each deployment in each process, for metrics that nobody reads
         "RAY_worker_maximum_startup_concurrency": "16",  # forks are cheap, and replicas that wait for torch must not keep others waiting
         worker.SOCKET: str(Path(boot.run_dir) / "nursery.sock"),
         worker.ENTRY: _ray_worker(),
