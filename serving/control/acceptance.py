@@ -8,7 +8,7 @@ from typing import Any
 
 from serving.control.event import Event
 from serving.control.ports import Revision, Store, YamlText
-from serving.plan import ChangeSettings, EngineSettings, Plan, ResizeGateways, Target, World, code_version, diff
+from serving.plan import ChangeSettings, DeploymentTarget, EngineSettings, Plan, ResizeGateways, Target, World, code_version, diff
 from serving.routing import Route, RouteTable
 
 
@@ -45,6 +45,20 @@ def part(target: Target, model: str) -> Target:
     )
 
 
+def _parts(target: Target) -> dict[str, Target]:
+    """Return the part of each model, in one pass: a target may have a thousand."""
+    deployments: dict[str, list[DeploymentTarget]] = {}
+    for d in target.deployments:
+        deployments.setdefault(d.plan.model, []).append(d)
+    words: dict[str, dict[str, str]] = {}
+    for key, text in target.descriptions.items():
+        words.setdefault(key.split("/")[0], {})[key] = text
+    return {
+        name: Target(EngineSettings(), tuple(deployments.get(name, ())), RouteTable(0, {name: route}), words.get(name, {}))
+        for name, route in target.routes.routes.items()
+    }
+
+
 def told(target: Target, model: str) -> dict[str, Any] | None:
     """Return one model as events tell of it, None where the target has none of that name. `code` changes with what needs new replicas."""
     route = target.routes.routes.get(model)
@@ -64,14 +78,16 @@ def route_told(route: Route) -> dict[str, Any]:
 
 
 def _events(before: Target | None, after: Target, act: Act) -> Iterator[Event]:
-    was = before or Target()
     plan = effects(before, after)
-    names = dict.fromkeys([*was.routes.routes, *after.routes.routes])
-    for name in names:
-        if part(was, name) == part(after, name):
-            continue
-        said = "; ".join(c.effect for c in plan.changes if c.subject.split("/")[0] == name) or f"{name}: words for people, or order"
-        yield Event(act.kind, said, name, "", act.author, act.reason, told(was, name), told(after, name))
+    effect: dict[str, list[str]] = {}
+    for change in plan.changes:
+        effect.setdefault(change.subject.split("/")[0], []).append(change.effect)
+    was, now = _parts(before or Target()), _parts(after)
+    for name in {**was, **now}:
+        old, new = was.get(name, Target()), now.get(name, Target())
+        if old != new:
+            said = "; ".join(effect.get(name, ())) or f"{name}: words for people, or order"
+            yield Event(act.kind, said, name, "", act.author, act.reason, told(old, name), told(new, name))
     if before is None or before.settings != after.settings:
         said = "; ".join(c.effect for c in plan.changes if isinstance(c, ResizeGateways | ChangeSettings)) or "settings of the engine"
         old = _settings_told(before.settings) if before else None

@@ -66,6 +66,8 @@ def _holders(before: Route, after: Route | None) -> frozenset[str]:
 
 
 def _reasons(before: DeploymentTarget, after: DeploymentTarget) -> tuple[str, ...]:
+    if before == after:
+        return ()
     was, new = code_facts(before), code_facts(after)
     return tuple(name for name in new if was[name] != new[name])
 
