@@ -6,6 +6,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import resource
 import socket
 import time
 from dataclasses import replace
@@ -76,6 +77,7 @@ def up(
         _lock(state)
         _clear(state)
         _check_ports(host, ports)
+        resource.setrlimit(resource.RLIMIT_NOFILE, launch.open_files(resource.getrlimit(resource.RLIMIT_NOFILE)))
         run_dir = launch.run_dir(state, launch.places())
     except Unavailable as error:
         fail(error.message)

@@ -8,6 +8,7 @@ lock on the state directory stay; whoever supervises it sees one process that is
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import sys
 import tempfile
@@ -26,6 +27,8 @@ QUICK_ENDS = 3
 """So many shorter lives in a row are followed by another; after one more it is for a person, or a supervisor, to say what then."""
 PLACE_BYTES = 22
 """Of the path of a place for run directories: a socket's has 107, and Ray's plasma store has its 85 bytes below that."""
+FEW_FILES, MANY_FILES = 256, 65536
+"""An engine with one model and few clients needs nearly the one; it takes the other where it may: each client's connection is a file."""
 
 
 def places() -> list[Path]:
@@ -60,6 +63,16 @@ def _make(among: Iterable[Path]) -> Path:
         except OSError as error:
             problems.append(f"{place}: {error.strerror}")
     raise Unavailable(f"no place for the engine's sockets ({'; '.join(problems)}); set XDG_RUNTIME_DIR to a directory that can be written")
+
+
+def open_files(limits: tuple[int, int]) -> tuple[int, int]:
+    """Return the limits of open files (soft, hard) with which an engine starts. Raises Unavailable where they are too low for one."""
+    soft, hard = limits
+    endless = resource.RLIM_INFINITY
+    most = MANY_FILES if hard == endless else min(hard, MANY_FILES)
+    if most < FEW_FILES:
+        raise Unavailable(f"this process may open {most} files, an engine needs {FEW_FILES} (ulimit -n, or LimitNOFILE of a systemd unit)")
+    return (soft if soft == endless or soft > most else most), hard
 
 
 def tag() -> str:

@@ -90,8 +90,8 @@ def _events(before: Target | None, after: Target, act: Act) -> Iterator[Event]:
             yield Event(act.kind, said, name, "", act.author, act.reason, told(old, name), told(new, name))
     if before is None or before.settings != after.settings:
         said = "; ".join(c.effect for c in plan.changes if isinstance(c, ResizeGateways | ChangeSettings)) or "settings of the engine"
-        old = _settings_told(before.settings) if before else None
-        yield Event("settings", said, "", "", act.author, act.reason, old, _settings_told(after.settings))
+        settings = _settings_told(before.settings) if before else None
+        yield Event("settings", said, "", "", act.author, act.reason, settings, _settings_told(after.settings))
 
 
 def _settings_told(settings: EngineSettings) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serving.cluster.boot import Boot
-from serving.cluster.launch import LIVED_S, QUICK_ENDS, next_life, run_dir
+from serving.cluster.launch import LIVED_S, QUICK_ENDS, next_life, open_files, run_dir
 from serving.cluster.local_ray import ended_how
 from serving.errors import Unavailable
 
@@ -68,3 +69,23 @@ def test_where_there_is_no_place_it_is_said_why(tmp_path: Path) -> None:
 )
 def test_how_a_process_ended_is_said(code: int, words: str) -> None:
     assert ended_how(code) == words
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken"),
+    [
+        ((1024, 1024), (1024, 1024)),
+        ((256, 4096), (4096, 4096)),
+        ((1024, 1 << 20), (65536, 1 << 20)),
+        ((1 << 20, 1 << 20), (1 << 20, 1 << 20)),
+        ((1024, resource.RLIM_INFINITY), (65536, resource.RLIM_INFINITY)),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), (resource.RLIM_INFINITY, resource.RLIM_INFINITY)),
+    ],
+)
+def test_an_engine_takes_as_many_open_files_as_it_may_and_needs(limits: tuple[int, int], taken: tuple[int, int]) -> None:
+    assert open_files(limits) == taken
+
+
+def test_too_few_open_files_are_refused_before_ray_waits_for_them() -> None:
+    with pytest.raises(Unavailable, match=r"may open 64 files, an engine needs 256"):
+        open_files((64, 64))
