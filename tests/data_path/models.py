@@ -159,6 +159,7 @@ def plan(directory: Path, gate: Path) -> HostPlan:
             version("few", "Count", many, max_streams=2, max_queue_requests=3),
             version("rows", "Rows", many),
             version("speak", "Speak", speak),
+            version("word", "Echo", signature(DType.BYTES, ("x",), ("y",), (1,), 8)),
             version("told", "Told", signature(DType.FP32, ("x",), ("y",), (2,), 8), execution="thread", max_delay_s=0.002),
             version("whole", "Whole", signature(DType.FP32, ("x",), ("y",), (-1, -1), 0)),
         )

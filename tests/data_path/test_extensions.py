@@ -85,10 +85,11 @@ def test_a_raw_body_is_the_only_input(path: DataPath) -> None:
         cut = int(answer.headers["Inference-Header-Content-Length"])
         assert answer.content[cut:] == values.tobytes()
         assert b'"shape":[1,5]' in answer.content[:cut]
-        text = client.post("/v2/models/echo_bytes/infer", content=b"hello", headers=raw)
+        text = client.post("/v2/models/word/infer", content=b"hello", headers=raw)
         assert text.content[int(text.headers["Inference-Header-Content-Length"]) :] == b"\5\0\0\0hello"
         for model, said in (
             ("pair", "Raw request must only have 1 input (found 1) to be deduced but got 2 inputs in"),
+            ("echo_bytes", "For BYTE datatype raw input 'x', the model must have input shape [1]"),
             ("whole", "The shape of the raw input 'x' can not be deduced because there are more than one variable-sized dimension"),
         ):
             refused = client.post(f"/v2/models/{model}/infer", content=bytes(64), headers=raw)
