@@ -80,7 +80,7 @@ class PythonModel:
             batches = batches[:1]
         replies = [self.predict(batch, {}) if self.parametric else self.predict(batch) for batch in batches]
         if self.decoupled:
-            replies = [reply for reply in map(_first, replies) if reply is not None]
+            replies = [reply for reply in map(first, replies) if reply is not None]
         return [reply[0] if isinstance(reply, tuple) and reply else reply for reply in replies]
 
     def check(self) -> None:
@@ -137,7 +137,7 @@ def _import(plan: VersionPlan, path: Path) -> ModuleType:
     return module
 
 
-def _first(reply: Any) -> Any:
+def first(reply: Any) -> Any:
     """Return the first answer of a decoupled model, None where it gives none; the others are not asked for: there may be no end of them."""
     if reply is None or isinstance(reply, (dict, tuple)):
         return reply

@@ -1,7 +1,9 @@
 """Runtime `python` for a class that was written for Triton's Python backend: `TritonPythonModel` with initialize, execute and finalize.
 
 `import triton_python_backend_utils as pb_utils` finds `triton_utils.py`. A call gets one request with the rows of all requests of the
-batch, and has to return one response to it. Not here: decoupled models, business logic scripting (`InferenceRequest.exec`), GPU tensors.
+batch, and has to return one response to it, or send it. A decoupled one gets one request, and sends any number of responses, until one
+is said to be the last; calls of `execute` come one after the other, what they have begun may go on beside each other.
+Not here: business logic scripting (`InferenceRequest.exec`), GPU tensors, sequences.
 """
 
 from __future__ import annotations
@@ -9,17 +11,20 @@ from __future__ import annotations
 import atexit
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 from serving.errors import Code, InvalidArgument, ModelFailed
 from serving.hosting import VersionPlan
 from serving.models import triton_utils
 from serving.models.model import Arrays
-from serving.models.python import construct, guard, load_class
+from serving.models.python import construct, first, guard, load_class
 from serving.models.registry import TRITON_ENTRY as ENTRY
 from serving.models.signature import settle
+from serving.models.triton_sender import ResponseSender
 from serving.tensor import DType, Signature, TensorSpec
 
 CONFIG = "model_config"
@@ -46,18 +51,19 @@ class TritonModel:
     platform = "python"
     own_inputs = True
     parametric = True
-    decoupled = False
     signature: Signature
 
     def __init__(self, plan: VersionPlan, device: str) -> None:
+        self.decoupled = plan.decoupled
         self._plan = plan
+        self._turn = Lock()
         self._device = device
         self._user: Any = None
 
     def load(self) -> None:
         plan = self._plan
-        if plan.decoupled or plan.sequence is not None:
-            raise InvalidArgument(f"'{plan.key}': a {ENTRY} is served neither decoupled nor with sequences; write a class with predict")
+        if plan.sequence is not None:
+            raise InvalidArgument(f"'{plan.key}': a {ENTRY} is not served with sequences; write a class with predict")
         sys.modules.setdefault("triton_python_backend_utils", triton_utils)
         bare = VersionPlan(plan.model, plan.version, plan.runtime, plan.artefact, entry=ENTRY)
         self._user = construct(bare, load_class(bare))
@@ -72,22 +78,45 @@ class TritonModel:
             atexit.register(finalize)
 
     def warm_up(self, batches: list[Arrays]) -> list[Arrays]:
-        return [self.predict({name: array.copy() for name, array in batch.items()}, {}) for batch in batches]
+        if self.decoupled:
+            batches = batches[:1]
+        replies = [self.predict({name: array.copy() for name, array in batch.items()}, {}) for batch in batches]
+        return [reply for reply in map(first, replies) if reply is not None]
 
-    def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays:
+    def predict(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Arrays | Iterator[Arrays]:
         names = [s.name for s in self.signature.outputs]
         tensors = [triton_utils.Tensor(name, array) for name, array in inputs.items()]
         request = triton_utils.InferenceRequest(tensors, names, self._plan.model, int(self._plan.version), parameters)
+        if self.decoupled:
+            return self._answers(request)
         responses = self._user.execute([request])
+        if responses is None and request.sender is not None:
+            responses = list(request.sender.read())
         model = self._plan.model
         if not isinstance(responses, list | tuple) or len(responses) != 1:
             found = f"{len(responses)} responses" if isinstance(responses, list | tuple) else type(responses).__name__
             raise ModelFailed(f"execute of model '{model}' returned {found}, expected a list of 1 response to its 1 request")
-        (response,) = responses
-        if response.has_error():
-            error = response.error()
-            raise ModelFailed(error.message(), code=_CODES.get(error.code()))
-        return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+        return _outputs(responses[0])
+
+    def _answers(self, request: triton_utils.InferenceRequest) -> Iterator[Arrays]:
+        """Have the request answered in a thread of its own, for `execute` may send as long as it likes before it returns."""
+        sender = request.get_response_sender()
+        Thread(target=self._execute, args=(request, sender), name=f"execute {self._plan.key}", daemon=True).start()
+        with closing(sender.read()) as responses:
+            for response in responses:
+                yield _outputs(response)
+
+    def _execute(self, request: triton_utils.InferenceRequest, sender: ResponseSender[triton_utils.InferenceResponse]) -> None:
+        try:
+            with self._turn:
+                told = None if sender.is_cancelled() else self._user.execute([request])
+            if told is not None:
+                given = type(told).__name__
+                raise ModelFailed(
+                    f"execute of '{self._plan.model}', which is decoupled, returned a {given}, expected None: it sends its answers"
+                )
+        except BaseException as error:  # a model may raise anything; it is the caller's to hear of
+            sender.fail(error)
 
     def check(self) -> None:
         return None
@@ -106,6 +135,14 @@ class TritonModel:
         }
 
 
+def _outputs(response: triton_utils.InferenceResponse) -> Arrays:
+    """Return the tensors of a response. Raises ModelFailed where it is an error."""
+    error = response.error()
+    if error is not None:
+        raise ModelFailed(error.message(), code=_CODES.get(error.code()))
+    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+
 def _config(plan: VersionPlan, signature: Signature) -> dict[str, Any]:
     def tensor(spec: TensorSpec) -> dict[str, Any]:
         kind = "STRING" if spec.dtype is DType.BYTES else spec.dtype.label
@@ -118,4 +155,5 @@ def _config(plan: VersionPlan, signature: Signature) -> dict[str, Any]:
         "input": [tensor(s) for s in signature.inputs],
         "output": [tensor(s) for s in signature.outputs],
         "parameters": {},
+        "model_transaction_policy": {"decoupled": plan.decoupled},
     }

@@ -14,9 +14,12 @@ import numpy as np
 
 from serving.errors import Unsupported
 from serving.models.model import Array
+from serving.models.triton_sender import FINAL, ResponseSender
 from serving.tensor import DType
 
 _log = logging.getLogger("triton_python_backend_utils")
+
+TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
 
 
 class TritonModelException(Exception):
@@ -95,6 +98,8 @@ class InferenceRequest:
         self._parameters = dict(parameters or {})
         self._id = request_id
         self._correlation_id = correlation_id
+        self.sender: ResponseSender[InferenceResponse] | None = None
+        """What the model answers with, where it asked for it."""
 
     def inputs(self) -> list[Tensor]:
         return self._inputs
@@ -119,15 +124,17 @@ class InferenceRequest:
         return self._correlation_id
 
     def is_cancelled(self) -> bool:
-        return False
+        return self.sender is not None and self.sender.is_cancelled()
 
     def exec(self, *_: Any, **__: Any) -> Any:
         raise Unsupported("business logic scripting (InferenceRequest.exec) is not supported; call the engine as a client")
 
     async_exec = exec
 
-    def get_response_sender(self) -> Any:
-        raise Unsupported("response senders are for decoupled models, which a TritonPythonModel cannot be here")
+    def get_response_sender(self) -> ResponseSender[InferenceResponse]:
+        if self.sender is None:
+            self.sender = ResponseSender()
+        return self.sender
 
 
 class InferenceResponse:

@@ -204,8 +204,8 @@ def _told(config: Any, name: str) -> str:
     """Return a ModelConfig as the JSON text that Triton hands to Python models."""
     if not config.input or not config.output:
         raise InvalidArgument(f"a {TRITON_CLASS} does not say what it takes and gives; {CONFIG} has to, with input and output")
-    if config.model_transaction_policy.decoupled or config.HasField("sequence_batching"):
-        raise InvalidArgument(f"a {TRITON_CLASS} is served neither decoupled nor with sequences")
+    if config.HasField("sequence_batching"):
+        raise InvalidArgument(f"a {TRITON_CLASS} is not served with sequences")
     return json.dumps({**to_plain(config), "name": name})
 
 

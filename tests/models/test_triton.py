@@ -146,8 +146,7 @@ def test_a_class_that_cannot_be_loaded_is_told_why(tmp_path: Path, text: str, er
     ("config", "words"),
     [
         ('name: "add_sub"', "does not say what it takes and gives"),
-        (CONFIG + "model_transaction_policy { decoupled: true }", "neither decoupled nor with sequences"),
-        (CONFIG + "sequence_batching {}", "neither decoupled nor with sequences"),
+        (CONFIG + "sequence_batching {}", "is not served with sequences"),
     ],
 )
 def test_what_such_a_class_cannot_do_here_is_said_before_it_starts(tmp_path: Path, config: str, words: str) -> None:
@@ -173,5 +172,83 @@ def test_the_words_of_the_backend() -> None:
     assert not response.has_error()
     with pytest.raises(Unsupported, match="business logic scripting"):
         request.exec()
-    with pytest.raises(Unsupported, match="decoupled"):
-        request.get_response_sender()
+    assert request.get_response_sender() is request.get_response_sender()
+    assert not request.is_cancelled()
+
+
+REPEAT = """
+import threading
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        import json
+        assert pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
+        self.seen = []
+
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            values = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+            if len(values) > 100:
+                return []
+            if len(values) > 50:
+                raise ValueError("more than 50")
+            threading.Thread(target=self.answer, args=(request, sender, values)).start()
+
+    def answer(self, request, sender, values):
+        for value in values:
+            if value < 0:
+                sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("below zero", pb_utils.TritonError.INVALID_ARG)))
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([value], np.int32))]))
+            self.seen.append((int(value), request.is_cancelled()))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+REPEAT_CONFIG = """
+name: "add_sub" backend: "python" max_batch_size: 0
+input [ { name: "IN" data_type: TYPE_INT32 dims: [ -1 ] } ]
+output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
+model_transaction_policy { decoupled: true }
+"""
+
+
+@pytest.fixture
+def repeat(tmp_path: Path) -> Any:
+    written(tmp_path, REPEAT, REPEAT_CONFIG)
+    model: Any = create(from_repository(tmp_path))
+    model.load()
+    assert model.decoupled
+    return model
+
+
+def told(model: Any, *values: int) -> list[int]:
+    return [int(reply["OUT"][0]) for reply in model.predict({"IN": np.array(values, np.int32)}, {})]
+
+
+def test_a_decoupled_model_sends_its_answers_from_any_thread(repeat: Any) -> None:
+    (warm,) = repeat.warm_up([{"IN": np.zeros(1, np.int32)}])
+    assert warm["OUT"].tolist() == [0]
+    assert told(repeat, 4, 2, 1) == [4, 2, 1]
+    assert told(repeat) == []
+
+
+def test_what_a_decoupled_model_does_wrong_is_said(repeat: Any) -> None:
+    with pytest.raises(ModelFailed, match="below zero") as failed:
+        told(repeat, 1, -1)
+    assert failed.value.code is Code.INVALID_ARGUMENT
+    with pytest.raises(ValueError, match="more than 50"):
+        told(repeat, *range(60))
+    with pytest.raises(ModelFailed, match="returned a list, expected None"):
+        told(repeat, *range(101))
+
+
+def test_a_class_may_send_its_one_answer_instead_of_returning_it(tmp_path: Path) -> None:
+    text = ADD_SUB.replace(
+        "return responses",
+        "requests[0].get_response_sender().send(responses[0], flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)",
+    )
+    model: Any = create(plan(written(tmp_path, text), entry="TritonPythonModel", signature=SIGNATURE))
+    model.load()
+    out = model.predict({"INPUT0": np.ones((1, 4), np.float32), "INPUT1": np.ones((1, 4), np.float32)}, {})
+    assert out["OUTPUT0"].tolist() == [[2, 2, 2, 2]]
