@@ -59,7 +59,7 @@ class Http2Connection(Connection):
 
     __slots__ = (
         "_answers", "_authority", "_begun", "_corked", "_credit", "_expected", "_greeted", "_handlers", "_increment", "_keys",
-        "_known", "_leaving", "_max_frame", "_new_connection", "_out", "_ready", "_request_headers", "_scheme", "_stream_window",
+        "_known", "_leaving", "_max_frame", "_new_connection", "_out", "_read", "_ready", "_request_headers", "_scheme", "_stream_window",
         "_tail", "_update", "_uploads", "_wanted_slots", "_whole", "_window",
     )  # fmt: skip
     protocol = "h2"
@@ -108,6 +108,7 @@ class Http2Connection(Connection):
         self._whole: tuple[tuple[bytes, ...], int] | None = None
         self._update = _NO_UPDATE
         self._tail = b""
+        self._read = _READ
         self._out: list[bytes | memoryview] = []
         self._uploads = Uploads()
 
@@ -154,7 +155,7 @@ class Http2Connection(Connection):
     def readable(self, now: int) -> None:
         recv = self.recv  # into a local first: CPython 3.11 calls what an instance holds faster so
         try:
-            data = recv(_READ)
+            data = recv(self._read)
         except WAIT:
             return
         except OSError as error:
@@ -167,6 +168,7 @@ class Http2Connection(Connection):
         if self._tail:
             data = self._tail + data
             self._tail = b""
+            self._read = _READ
         begun, free = self._begun, self.free
         self._corked = True
         if data == self._expected:
@@ -224,6 +226,7 @@ class Http2Connection(Connection):
             try:
                 if end > size:
                     self._check_length(data[at:])
+                    self._read = max(_READ, end - size)  # and not more: what is joined to the tail is copied
                     break
                 self._frame(data[at : at + 5], key, data[at + h2.HEAD : end], now)
             except BadAnswer as error:
@@ -326,12 +329,12 @@ class Http2Connection(Connection):
                 self.write_rest(memoryview(data)[sent:])
 
     def _check_length(self, begun: bytes) -> None:
-        if int.from_bytes(begun[:3], "big") > h2.MAX_FRAME or not (self._greeted or begun[3] == h2.Frame.SETTINGS):
+        if int.from_bytes(begun[:3], "big") > h2.LARGEST_FRAME or not (self._greeted or begun[3] == h2.Frame.SETTINGS):
             raise BadAnswer(f"not an HTTP/2 frame: {begun[:60]!r}")
 
     def _frame(self, head: bytes, key: bytes, payload: bytes, now: int) -> None:
         kind = head[3]
-        if not self._greeted or len(payload) > h2.MAX_FRAME:
+        if not self._greeted or len(payload) > h2.LARGEST_FRAME:
             self._check_length(head + key + payload[:60])
         answers = self._answers
         if not answers.between_blocks and kind != h2.Frame.CONTINUATION:

@@ -8,6 +8,9 @@ from struct import Struct
 from serving.bench.request import BadAnswer
 
 MAX_FRAME = 16384
+"""What may be sent to a server that says nothing else."""
+LARGEST_FRAME = 1 << 18
+"""What this client takes: as gRPC's own clients, it asks for large answers in large pieces."""
 WINDOW = 65535
 LARGEST_WINDOW = (1 << 31) - 1
 HEAD = 9
@@ -87,7 +90,8 @@ PREFACE = (
         Frame.SETTINGS,
         _SETTING.pack(Setting.HEADER_TABLE_SIZE, 0)
         + _SETTING.pack(Setting.ENABLE_PUSH, 0)
-        + _SETTING.pack(Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW),
+        + _SETTING.pack(Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW)
+        + _SETTING.pack(Setting.MAX_FRAME_SIZE, LARGEST_FRAME),
     )
     + window_update(NO_STREAM, LARGEST_WINDOW - WINDOW)
 )

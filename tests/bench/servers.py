@@ -38,6 +38,7 @@ class Answer:
     goaway: h2.ErrorCode | None = None
     trailers_only: bool = False
     padding: int = 0
+    frame_bytes: int = 16000
     before: bytes = b""
 
 
@@ -313,8 +314,8 @@ class Http2(_Speaker):
         block = self.encoder.encode(head)
         out = [h2.frame(h2.Frame.HEADERS, block[:3], 0, key), h2.frame(h2.Frame.CONTINUATION, block[3:], h2.END_HEADERS, key)]
         message = grpc_body(answer.body)
-        for at in range(0, len(message), 16000):
-            piece = message[at : at + 16000]
+        for at in range(0, len(message), answer.frame_bytes):
+            piece = message[at : at + answer.frame_bytes]
             if answer.padding:
                 out.append(h2.frame(h2.Frame.DATA, bytes((answer.padding,)) + piece + bytes(answer.padding), h2.PADDED, key))
             else:

@@ -130,6 +130,17 @@ def test_bodies_larger_than_the_windows_arrive_whole(windows: dict[h2.Setting, i
     assert {asked.body for asked in server.asked} <= {grpc_body(body) for body in bodies}
 
 
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_answers_come_in_frames_as_large_as_were_asked_for(pieces: int) -> None:
+    body = bytes(range(256)) * 3000
+    seen: list[bytes] = []
+    answer = Answer(body, frame_bytes=h2.LARGEST_FRAME, pieces=pieces)
+    with FakeServer(lambda asked: answer, "h2") as server:
+        recording = drive(server.address, "grpc", [request("grpc", check=lambda got: seen.append(got))], few(4, streams=2, check_share=1.0))
+    assert kinds(recording) == {}
+    assert set(seen) == {grpc_body(body)}
+
+
 def test_64_MB_there_and_back() -> None:
     large = b"x" * (64 << 20)
     with FakeServer(lambda asked: Answer(body=asked.body[5:]), "h2") as server:
