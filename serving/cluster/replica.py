@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
 
+HANDOVER_S = 1.0
+"""Serve tells a replica to leave when it tells gateways who has come in its place. They connect to those first; until then it answers."""
+
 
 class Replica:
     """One replica process. Serve asks for its metadata before the first `reconfigure`, so it listens when `__init__` returns.
@@ -75,6 +78,8 @@ class Replica:
         self._starts.left()
         self._trouble.over()
         if self._host.address:  # else it is deleted before it has come up
+            if self._host.gateways:
+                await asyncio.sleep(HANDOVER_S)
             await asyncio.to_thread(self._host.drain, DRAIN_S - 5.0)
             await self._reporter.close()
 

@@ -246,6 +246,11 @@ class ReplicaHost:
             versions.append({**version, "details": {**details(plan, self._device), "decoupled": model.decoupled}})
         site.hello = {"protocol": PROTOCOL, "replica": self.replica_id, "versions": versions}
 
+    @property
+    def gateways(self) -> int:
+        """How many are connected. Callable from any thread."""
+        return 0 if self._site is None else len(self._site.connections)
+
     # ---- in the loop
 
     def _turn_loop(self) -> None:
